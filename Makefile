@@ -1,0 +1,54 @@
+# make report | test | readme | docs | clean       (see "Contributing" in README.md)
+#   PYTHON=python3.11    the Python that .venv is made with
+#   FLAGS="slow net"     test flags to switch on as well (tst_flags in settings.ini)
+#   JOBS=2 THREADS=1     pages tested side by side, and threads for each
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+THREADS ?= 1
+FLAGS  ?=
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+SETUP  := settings.ini setup.py pyproject.toml constraints.txt
+
+# Real data: $SCNB_DATA as it is set, else the folder beside this one, if there is one.
+ifeq ($(origin SCNB_DATA), undefined)
+  ifneq ($(realpath ../shared/data),)
+    export SCNB_DATA := $(realpath ../shared/data)
+  endif
+endif
+
+.PHONY: report test readme docs clean
+.DELETE_ON_ERROR:
+
+report: $(VENV)/.installed
+	$(BIN)/scnb report -o report --overwrite
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python .ci/check.py --jobs $(JOBS) --threads $(THREADS) --flags "$(FLAGS)"
+
+readme: $(VENV)/.installed-dev
+	$(BIN)/python .ci/readme.py
+
+docs: readme
+	@command -v quarto >/dev/null || { echo "make docs: Quarto is not on the PATH; it is a program of its own (quarto.org), not a Python package" >&2; exit 1; }
+	rm -rf _proc _docs
+	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
+
+clean:
+	rm -rf $(VENV) _proc _docs build dist report *.egg-info nbs/nbdev.yml nbs/.ipynb_checkpoints nbs/.last_checked
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment: the runtime packages first, what the pages' tests need on top.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scnb needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(SETUP) | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(SETUP) | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@
