@@ -117,7 +117,7 @@ def start(path, on, args):
 def environment(threads):
     "What every child sees: this tree first on the path, few threads, nothing of the user's Jupyter set-up."
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): env[name] = str(threads)
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): env[name] = str(threads)
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"): env[name] = str(Path(env["SCNB_CHECK_TMP"])/name.lower())
     env.update(JUPYTER_PREFER_ENV_PATH="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
     env.pop("IN_TEST", None)                                                             # nbdev_export does nothing where this is set

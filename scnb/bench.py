@@ -7,22 +7,22 @@ __all__ = ['METHODS', 'GRIDS', 'check_k', 'check_run', 'Clustering', 'cluster', 
            'peak_mb', 'labels_of', 'Outputs', 'machine', 'versions', 'open_data', 'stem', 'measure', 'in_fresh_process',
            'results_folder', 'run_cluster', 'plan', 'run_grid', 'results', 'stage_scores', 'summarise']
 
-# %% ../nbs/06a_bench.ipynb #4678a312
+# %% ../nbs/06a_bench.ipynb #3e720e4c
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #2647cef4
+# %% ../nbs/06a_bench.ipynb #f1c881fd
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #fbacde95
+# %% ../nbs/06a_bench.ipynb #aa1e6fa6
 from . import __version__
-from .data import InputError, REGISTRY, canonical_order, check_counts, column, counts_of, data_hash, embedded, fetch, locate, read, which_layer
+from .data import InputError, REGISTRY, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import make_fabric, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #ce8faa86
+# %% ../nbs/06a_bench.ipynb #664123be
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -30,13 +30,13 @@ def check_k(
     n_cells, # cells with counts
 ):
     "Raise an `InputError` unless `k` clusters can be made of `n_cells` cells."
-    if k is None and n_cells < 3: raise InputError(f"{n_cells} cells with counts are too few to cluster")
+    if n_cells < 3: raise InputError(f"too few cells to cluster: {n_cells} with counts, and at least 3 are needed")
     if k is None: return
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool): raise InputError(f"the number of clusters must be a whole number, not {k!r}")
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #62fc08f5
+# %% ../nbs/06a_bench.ipynb #fa45cf4f
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -55,7 +55,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #5647b439
+# %% ../nbs/06a_bench.ipynb #5c35fa5b
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -77,7 +77,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #a14b28c4
+# %% ../nbs/06a_bench.ipynb #9187fa47
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -99,7 +99,7 @@ def cluster(
     codes = model.predict(adata) if model else base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start)
 
-# %% ../nbs/06a_bench.ipynb #4dc8e1c0
+# %% ../nbs/06a_bench.ipynb #5193d4c8
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -122,7 +122,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #eb63532a
+# %% ../nbs/06a_bench.ipynb #9f11038a
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -131,7 +131,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #55094566
+# %% ../nbs/06a_bench.ipynb #ba50841a
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -142,7 +142,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #64d794c0
+# %% ../nbs/06a_bench.ipynb #32b15d99
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -160,14 +160,15 @@ class Outputs:
 
     def part(self, name):
         "Where to write `name` until the block ends."
-        p = self.paths[name]
+        p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #f06b3735
+# %% ../nbs/06a_bench.ipynb #996bb1b5
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
     if path.is_dir() and not folder: raise InputError(f"{name} {path}: this is a folder; name a file in it")
+    if path.exists() and not (path.is_file() or path.is_dir()): raise InputError(f"{name} {path}: this is no ordinary file; name another")
     if os.path.lexists(path) and not self.overwrite: raise InputError(f"{name} {path}: it is there already; --overwrite replaces it, or name another")
     if folder and os.path.lexists(path) and not (path.is_dir() and ((path/"model.json").is_file() or not any(path.iterdir()))):
         raise InputError(f"{name} {path}: it is there and holds no saved model, so it will not be replaced; name another folder")
@@ -180,7 +181,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #275f623e
+# %% ../nbs/06a_bench.ipynb #fc805c7b
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -197,13 +198,13 @@ def _exit(self, kind, error, trace):
                 part = self.part(name)
                 if not part.exists(): continue
                 if name in self.folders: _discard(path)         # a folder cannot be renamed onto a full one
-                os.replace(part, path)
+                os.replace(part, path.resolve())
     finally:
         for name in self.paths: _discard(self.part(name))
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #1b69f79a
+# %% ../nbs/06a_bench.ipynb #eba92e12
 def machine():
     "The machine in words: processors, memory, GPU if there is one; no names."
     import torch
@@ -219,7 +220,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #6bdbdbc0
+# %% ../nbs/06a_bench.ipynb #e5c97fe6
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -235,7 +236,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #51abfdfa
+# %% ../nbs/06a_bench.ipynb #682b7815
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -265,7 +266,7 @@ def _child():
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #50d583ec
+# %% ../nbs/06a_bench.ipynb #3a98a9e9
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -275,7 +276,7 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #8e21addd
+# %% ../nbs/06a_bench.ipynb #66b34fbd
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -297,7 +298,7 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #39910761
+# %% ../nbs/06a_bench.ipynb #555a315b
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 
 def plan(
@@ -312,7 +313,7 @@ def plan(
     if not use: raise InputError(f"grid {grid!r} has no data set {data!r}: it has {', '.join(g['data'] for g in GRIDS[grid])}")
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #ea5bdda4
+# %% ../nbs/06a_bench.ipynb #5698aaf0
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -324,7 +325,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r, results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #861905bb
+# %% ../nbs/06a_bench.ipynb #1658bddc
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -343,7 +344,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #90105ace
+# %% ../nbs/06a_bench.ipynb #f65d4ec8
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs

@@ -10,7 +10,7 @@ __all__ = ['log', 'PROMISES', 'child_seed', 'own_randomness', 'resolve_device', 
            'table_to_json', 'to_json', 'from_json', 'load_model', 'own_class', 'stoppers', 'promise', 'Case',
            'check_model']
 
-# %% ../nbs/01a_train.ipynb #1a9bbb27
+# %% ../nbs/01a_train.ipynb #2b344e94
 import contextlib, hashlib, importlib, inspect, json, logging, math, os, shutil, signal, tempfile, threading
 from dataclasses import dataclass, field, asdict
 from pathlib import Path
@@ -21,12 +21,12 @@ from fastcore.basics import patch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from . import __version__, nn as blocks
-from .data import InputError, Recipe, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, prepared
+from .data import InputError, Recipe, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, prepared
 
-# %% ../nbs/01a_train.ipynb #1dbbd891
+# %% ../nbs/01a_train.ipynb #476c725c
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #8d7654bd
+# %% ../nbs/01a_train.ipynb #9a392c14
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -34,7 +34,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #da46fc31
+# %% ../nbs/01a_train.ipynb #750ec34c
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -42,7 +42,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #5b63ab20
+# %% ../nbs/01a_train.ipynb #845032c9
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -57,7 +57,7 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #777492cf
+# %% ../nbs/01a_train.ipynb #9980b920
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
@@ -73,7 +73,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #7260464d
+# %% ../nbs/01a_train.ipynb #a1899b2e
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -88,16 +88,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #72393f1a
+# %% ../nbs/01a_train.ipynb #b3a8827e
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #aba0b38f
+# %% ../nbs/01a_train.ipynb #4c53eb09
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #469d4255
+# %% ../nbs/01a_train.ipynb #274beca2
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -130,7 +130,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #cd41fe0b
+# %% ../nbs/01a_train.ipynb #80c42a9f
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -167,7 +167,7 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     params = [p for g in self.opts[i].param_groups for p in g["params"]]
     return torch.nn.utils.clip_grad_norm_(params, self.clip or math.inf).item()
 
-# %% ../nbs/01a_train.ipynb #6c9c96bb
+# %% ../nbs/01a_train.ipynb #509154f2
 @patch
 def add(self:Loop, parts, n, prefix=""):
     for k, v in parts.items():
@@ -191,7 +191,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #3487a0fd
+# %% ../nbs/01a_train.ipynb #35b0c0c3
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -207,7 +207,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #dcdfd007
+# %% ../nbs/01a_train.ipynb #cc27d59a
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -218,14 +218,14 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #f27794b9
+# %% ../nbs/01a_train.ipynb #9f3ee1b9
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #f5a9c521
+# %% ../nbs/01a_train.ipynb #376da7fc
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -242,7 +242,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #a2a3a7a9
+# %% ../nbs/01a_train.ipynb #cfade349
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -254,7 +254,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #229f2b85
+# %% ../nbs/01a_train.ipynb #cc29f12c
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -287,7 +287,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #fa60c191
+# %% ../nbs/01a_train.ipynb #c48dffb8
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -308,7 +308,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #97bd27ec
+# %% ../nbs/01a_train.ipynb #1ab2954b
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -317,7 +317,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #22e806e7
+# %% ../nbs/01a_train.ipynb #a1a66b5c
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -333,7 +333,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #7555a226
+# %% ../nbs/01a_train.ipynb #48dee840
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -360,7 +360,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #82635cc6
+# %% ../nbs/01a_train.ipynb #fb0787bd
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left = tries, factor, tries
@@ -380,7 +380,7 @@ class Guard(Callback):
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #bd370a70
+# %% ../nbs/01a_train.ipynb #d64b24fa
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -401,7 +401,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #f87b8438
+# %% ../nbs/01a_train.ipynb #62511555
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -434,7 +434,7 @@ class Memory:
         write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
             running=loop.stage if loop is not None else None, loop=meta, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #38905605
+# %% ../nbs/01a_train.ipynb #e8d0e6dd
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -448,7 +448,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #bdf2c961
+# %% ../nbs/01a_train.ipynb #ca3fd6d9
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -461,7 +461,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #41591e80
+# %% ../nbs/01a_train.ipynb #ff1d409e
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -476,7 +476,7 @@ class Settings:
         if not 0 <= self.validation < 1: raise InputError(f"validation={self.validation!r}: a share of the cells from 0 to below 1 is needed")
         if not isinstance(self.seed, (int, np.integer)) or self.seed < 0: raise InputError(f"seed={self.seed!r}: a whole number from 0 is needed")
 
-# %% ../nbs/01a_train.ipynb #90e202f8
+# %% ../nbs/01a_train.ipynb #2440105d
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -510,7 +510,7 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #9d6e2d65
+# %% ../nbs/01a_train.ipynb #bac28c33
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
@@ -532,7 +532,7 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     self.memory.save()
     return loop
 
-# %% ../nbs/01a_train.ipynb #05c842f2
+# %% ../nbs/01a_train.ipynb #1fa6b262
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
@@ -561,7 +561,7 @@ class Model(BaseEstimator):
         view = prepared(adata, layer=layer, **self._preprocessing(adata))
         if max_epochs is None: settings.max_epochs = self._epochs(int(view.obs["scnb_keep"].sum()), settings.batch_size)
         if checkpoint_dir is not None: Memory(checkpoint_dir, self._fingerprint(view, settings), resume)    # fail now rather than in a child process
-        with own_randomness(seed): fitted = fabric.launch(_train, self, view, settings)
+        with own_randomness(seed), kept_threads(): fitted = fabric.launch(_train, self, view, settings)
         vars(self).update(fitted)
         return self
 
@@ -572,7 +572,7 @@ class Model(BaseEstimator):
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #aaeaabd9
+# %% ../nbs/01a_train.ipynb #f99116b9
 def _train(fabric, model, view, settings):
     "Fit `model` in this process; returns its fitted attributes."
     memory = Memory(settings.checkpoint_dir, model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {}, settings.resume or not fabric.is_global_zero)
@@ -599,7 +599,7 @@ def start_from(module, genes, source):
     if wrong: raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same dims, likelihood and norm")
     module.load_state_dict({k: theirs[k] for k in mine})
 
-# %% ../nbs/01a_train.ipynb #4d48aa58
+# %% ../nbs/01a_train.ipynb #b0f7ba3e
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
@@ -614,7 +614,7 @@ def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #0e7eace8
+# %% ../nbs/01a_train.ipynb #6d731448
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -643,7 +643,7 @@ def transform(self:Model,
 @patch
 def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #27461390
+# %% ../nbs/01a_train.ipynb #8258bb4d
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -659,7 +659,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #9851d524
+# %% ../nbs/01a_train.ipynb #1ac3b3a4
 @patch
 def save(self:Model,
     path, # folder to make
@@ -683,7 +683,7 @@ def save(self:Model,
         os.replace(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #f0b9b961
+# %% ../nbs/01a_train.ipynb #16d7f1dd
 def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
 
 def to_json(v):
@@ -695,7 +695,7 @@ def to_json(v):
 
 def from_json(v): return pd.DataFrame(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #939e3eb8
+# %% ../nbs/01a_train.ipynb #ec3b6296
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -720,7 +720,7 @@ def load_model(
     model.device_, model.n_features_in_ = "auto", len(model.recipe_.genes)
     return model
 
-# %% ../nbs/01a_train.ipynb #351c1b13
+# %% ../nbs/01a_train.ipynb #9b8d2c3d
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
@@ -736,7 +736,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #a671ea96
+# %% ../nbs/01a_train.ipynb #e22f19b6
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -747,7 +747,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #33fae220
+# %% ../nbs/01a_train.ipynb #2572ab7a
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -766,7 +766,7 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #d2c72952
+# %% ../nbs/01a_train.ipynb #a9bea5fe
 @promise("the constructor takes keywords and only stores them")
 def _(c):
     from sklearn.base import clone
@@ -790,7 +790,7 @@ def _(c):
     assert (a.X != c.adata.X).nnz == 0
     assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
 
-# %% ../nbs/01a_train.ipynb #91124444
+# %% ../nbs/01a_train.ipynb #d775c443
 @promise("same seed, same bits; another seed, another result")
 def _(c):
     assert np.array_equal(c.first, c.embed())
@@ -817,7 +817,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #5e11b1a7
+# %% ../nbs/01a_train.ipynb #2affb316
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -859,7 +859,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #0d70a6e6
+# %% ../nbs/01a_train.ipynb #7b190faa
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes
