@@ -5,24 +5,25 @@
 # %% auto #0
 __all__ = ['METHODS', 'GRIDS', 'check_k', 'check_run', 'Clustering', 'cluster', 'run_metrics', 'stage_records', 'records',
            'peak_mb', 'labels_of', 'Outputs', 'machine', 'versions', 'open_data', 'stem', 'measure', 'in_fresh_process',
-           'results_folder', 'run_cluster', 'plan', 'run_grid', 'results', 'stage_scores', 'summarise']
+           'results_folder', 'same_settings', 'options', 'command_for', 'run_cluster', 'plan', 'run_grid', 'results',
+           'stage_scores', 'summarise']
 
-# %% ../nbs/06a_bench.ipynb #3e720e4c
+# %% ../nbs/06a_bench.ipynb #72b87222
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #f1c881fd
+# %% ../nbs/06a_bench.ipynb #edb3a7ed
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #aa1e6fa6
+# %% ../nbs/06a_bench.ipynb #a029b39e
 from . import __version__
 from .data import InputError, REGISTRY, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import make_fabric, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #664123be
+# %% ../nbs/06a_bench.ipynb #6b653166
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -36,7 +37,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #fa45cf4f
+# %% ../nbs/06a_bench.ipynb #4be1b571
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -55,7 +56,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #5c35fa5b
+# %% ../nbs/06a_bench.ipynb #b50640b6
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -77,7 +78,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #9187fa47
+# %% ../nbs/06a_bench.ipynb #3f1647cd
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -99,7 +100,7 @@ def cluster(
     codes = model.predict(adata) if model else base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start)
 
-# %% ../nbs/06a_bench.ipynb #5193d4c8
+# %% ../nbs/06a_bench.ipynb #13b15f07
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -122,7 +123,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #9f11038a
+# %% ../nbs/06a_bench.ipynb #8e183124
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -131,7 +132,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #ba50841a
+# %% ../nbs/06a_bench.ipynb #657178cc
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -142,7 +143,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #32b15d99
+# %% ../nbs/06a_bench.ipynb #45d7375c
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -163,7 +164,7 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #996bb1b5
+# %% ../nbs/06a_bench.ipynb #b936f2f7
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -181,7 +182,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #fc805c7b
+# %% ../nbs/06a_bench.ipynb #7ba2d20d
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -204,9 +205,9 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #eba92e12
+# %% ../nbs/06a_bench.ipynb #a66720e8
 def machine():
-    "The machine in words: processors, memory, GPU if there is one; no names."
+    "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words = [f"{n} core{'s' if n != 1 else ''}"]
@@ -220,7 +221,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #e5c97fe6
+# %% ../nbs/06a_bench.ipynb #b601c1c9
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -236,7 +237,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #682b7815
+# %% ../nbs/06a_bench.ipynb #87878168
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -266,7 +267,7 @@ def _child():
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #3a98a9e9
+# %% ../nbs/06a_bench.ipynb #8c93007d
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -276,7 +277,23 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #66b34fbd
+# %% ../nbs/06a_bench.ipynb #0263f0fd
+def same_settings(record, file, n_clusters, kw):
+    "The record in `file`, if it was made with these settings."
+    if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
+    raise InputError(f"{file.name} was made with other settings: run it again with overwrite (--overwrite), or name another results folder (--results)")
+
+def options(method="scdeepcluster", **kw):
+    "Settings as command-line options, defaults left out."
+    given = [f"--method {method}"] if method != "scdeepcluster" else []
+    return "".join(f" {o}" for o in given + [f"--{k.replace('_', '-')} {0 if k == 'n_top_genes' and v is None else v}" for k, v in sorted(kw.items())])
+
+def command_for(name, seed, n_clusters, method, kw):
+    "What to type to get a single run again."
+    k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
+    return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw)
+
+# %% ../nbs/06a_bench.ipynb #fc21c646
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -291,14 +308,14 @@ def run_cluster(
     "One run in a process of its own, kept as `cluster-{data}-{model}-s{seed}.json`; a file that is there is read, not made again."
     folder, name = results_folder(results_dir), data if data in REGISTRY else stem(data)
     file = folder/f"cluster-{name}-{method}-s{seed}.json"
-    if file.exists() and not overwrite: return json.loads(file.read_text())
+    if file.exists() and not overwrite: return same_settings(json.loads(file.read_text()), file, n_clusters, kw)
     folder.mkdir(parents=True, exist_ok=True)
     record = in_fresh_process(str(data), seed, n_clusters, method, label_key, kw)
-    record["command"] = command or f"scnb bench cluster --data {name} --seeds {seed + 1}"
+    record["command"] = command or command_for(name, seed, n_clusters, method, kw)
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #555a315b
+# %% ../nbs/06a_bench.ipynb #32190432
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 
 def plan(
@@ -313,7 +330,7 @@ def plan(
     if not use: raise InputError(f"grid {grid!r} has no data set {data!r}: it has {', '.join(g['data'] for g in GRIDS[grid])}")
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #5698aaf0
+# %% ../nbs/06a_bench.ipynb #cfa08c1a
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -323,9 +340,9 @@ def run_grid(
     "Run what of a grid is not there yet."
     runs = plan(grid, data, seeds)
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
-    for r in runs: yield run_cluster(**r, results_dir=results_dir, overwrite=overwrite, **kw)
+    for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #1658bddc
+# %% ../nbs/06a_bench.ipynb #55138e13
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -344,7 +361,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #f65d4ec8
+# %% ../nbs/06a_bench.ipynb #002984f6
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs

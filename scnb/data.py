@@ -8,31 +8,31 @@ __all__ = ['KEYS', 'REGISTRY', 'InputError', 'CountsError', 'embedded', 'which_l
            'Batches', 'batches', 'genes_hash', 'data_hash', 'read', 'locate', 'fetch', 'load', 'datasets', 'simulate',
            'simulate_contrastive']
 
-# %% ../nbs/01_data.ipynb #576f58b1
+# %% ../nbs/01_data.ipynb #c9add14a
 import json, logging, os, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-# %% ../nbs/01_data.ipynb #0466c94f
+# %% ../nbs/01_data.ipynb #cf422c03
 import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
 
-# %% ../nbs/01_data.ipynb #8b75c382
+# %% ../nbs/01_data.ipynb #ee2e729d
 KEYS = SimpleNamespace(counts="counts", size_factor="size_factor", n_counts="n_counts", keep="scnb_keep",
                        highly_variable="highly_variable", mean="mean", std="std", uns="scnb", note="scnb_read")
 
-# %% ../nbs/01_data.ipynb #3801aeb1
+# %% ../nbs/01_data.ipynb #0a003a90
 class InputError(ValueError):
     "The input cannot be used as it is; the message says what, where, and what to do, in one line."
 class CountsError(InputError):
     "The matrix does not hold raw counts."
 
-# %% ../nbs/01_data.ipynb #b223f3af
+# %% ../nbs/01_data.ipynb #2b0c351e
 def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_all_genes
     "Real PBMC counts that need no file: recovered from the example that scanpy's package carries."
     import scanpy as sc
@@ -48,7 +48,7 @@ def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_
     obs = pd.DataFrame({"cell_type": src.obs["bulk_labels"].astype("category"), "n_counts_all_genes": total}, index=src.obs_names.astype(str).rename(None))
     return ad.AnnData(X.astype(np.float32), obs=obs, var=pd.DataFrame(index=src.raw.var_names.astype(str).rename(None)))
 
-# %% ../nbs/01_data.ipynb #89e596ad
+# %% ../nbs/01_data.ipynb #047b84a5
 def which_layer(adata, # the data
                 layer=None, # a layer's name, or "X"; None: `layers["counts"]` where it is there, else `X`
                ) -> str: # the name of the matrix that is meant; "X" for `X`
@@ -58,7 +58,7 @@ def which_layer(adata, # the data
         raise InputError(f"there is no layer {layer!r}: the layers are {', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
     return layer
 
-# %% ../nbs/01_data.ipynb #5370242b
+# %% ../nbs/01_data.ipynb #6e482f48
 def _matrix(adata, layer=None):
     "The matrix `which_layer` names, sparse (CSR or CSC) and of its own number type."
     layer = which_layer(adata, layer)
@@ -69,7 +69,7 @@ def _matrix(adata, layer=None):
     if not sparse.issparse(X): return sparse.csr_matrix(np.atleast_2d(np.asarray(X)))
     return X if X.format in ("csr", "csc") else X.tocsr()
 
-# %% ../nbs/01_data.ipynb #313e6e00
+# %% ../nbs/01_data.ipynb #da718ca1
 def counts_of(adata, # the data; left as it is
               layer=None, # see `which_layer`
              ) -> sparse.csr_matrix: # (cells, genes) float32, sorted, without stored zeros
@@ -79,7 +79,7 @@ def counts_of(adata, # the data; left as it is
     if (X.data == 0).any(): X = X.copy(); X.eliminate_zeros()
     return X
 
-# %% ../nbs/01_data.ipynb #2b94d488
+# %% ../nbs/01_data.ipynb #89b9a1db
 @dataclass(frozen=True)
 class CountReport:
     "What `check_counts` saw."
@@ -95,7 +95,7 @@ class CountReport:
         return (f"{self.n_cells:,} cells x {self.n_genes:,} genes in {self.layer}: {self.sparsity:.1%} zeros, median {self.median_counts:,.0f} "
                 f"counts per cell, max {self.max:,.0f}; {self.n_empty_cells:,} empty cells, {self.n_empty_genes:,} empty genes")
 
-# %% ../nbs/01_data.ipynb #8f7f5a6b
+# %% ../nbs/01_data.ipynb #dc7d4db3
 def _offenders(X, test):
     "How many stored values of sparse `X` pass `test`, and the first one's row, column and value."
     pos = np.concatenate([[], *(a + np.flatnonzero(test(X.data[a:a + 2**22])) for a in range(0, X.nnz, 2**22))]).astype(int)
@@ -105,7 +105,7 @@ def _offenders(X, test):
     i = np.lexsort((col, row))[0]
     return len(pos), int(row[i]), int(col[i]), X.data[pos[i]].item()
 
-# %% ../nbs/01_data.ipynb #81c70ea9
+# %% ../nbs/01_data.ipynb #67ce030f
 def _not_integer(v, tol):
     "Which values are further from an integer than `tol` times max(1, value)."
     if v.dtype.kind != "f": return np.zeros(len(v), bool)
@@ -116,7 +116,7 @@ def _is_counts(X, tol=1e-6):
     v = X.data
     return bool(v.size and v.any() and np.isfinite(v).all() and (v >= 0).all() and not _not_integer(v, tol).any())
 
-# %% ../nbs/01_data.ipynb #b8396ee2
+# %% ../nbs/01_data.ipynb #757c83ef
 def _looks_like(X, tol):
     "What a matrix that holds no counts seems to be, in words; empty when there is no telling."
     v = X.data[np.isfinite(X.data)]
@@ -136,7 +136,7 @@ def _looks_like(X, tol):
     if steps(lambda r: r): return "it looks normalised (each cell's counts times a factor)"
     return "it looks log-normalised" if v.max() < 30 else ""
 
-# %% ../nbs/01_data.ipynb #28a7de1d
+# %% ../nbs/01_data.ipynb #0f2ab985
 def _where_counts(adata, layer, tol=1e-6):
     "Advice: which other matrix of `adata` holds counts."
     for name in ["X", *adata.layers]:
@@ -146,7 +146,7 @@ def _where_counts(adata, layer, tol=1e-6):
     if adata.raw is not None and sparse.issparse(adata.raw.X) and _is_counts(adata.raw.X, tol): return "adata.raw holds counts: use adata.raw.to_adata()"
     return "give the raw counts, as X or as a layer"
 
-# %% ../nbs/01_data.ipynb #696ac4c9
+# %% ../nbs/01_data.ipynb #dcf2724a
 def check_counts(adata, # the data; left as it is
                  *, layer=None, # see `which_layer`
                  tol=1e-6, # how far from an integer a count may be, times max(1, count)
@@ -168,13 +168,13 @@ def check_counts(adata, # the data; left as it is
     return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()), (size - int(np.count_nonzero(X.data))) / size,
                        float(np.median(n)), float(X.data.max()), layer)
 
-# %% ../nbs/01_data.ipynb #f8fdf97a
+# %% ../nbs/01_data.ipynb #6101c69d
 def _normalised(counts, size_factor, log1p):
     "A copy of CSR `counts`, each row divided by its size factor, then log(1 + .)."
     v = counts.data / np.repeat(size_factor.astype(np.float32), np.diff(counts.indptr))
     return sparse.csr_matrix((np.log1p(v, out=v) if log1p else v, counts.indices, counts.indptr), shape=counts.shape)
 
-# %% ../nbs/01_data.ipynb #ac27c989
+# %% ../nbs/01_data.ipynb #47c9707e
 def _mean_std(X):
     "Mean and standard deviation (n-1) of the columns of CSR `X`, zeros included, in double precision; a deviation of 0 becomes 1."
     n, G = X.shape
@@ -187,7 +187,7 @@ def _mean_std(X):
     std = np.sqrt(ss / max(n - 1, 1))
     return mean, np.where(std == 0, 1, std)
 
-# %% ../nbs/01_data.ipynb #3358375c
+# %% ../nbs/01_data.ipynb #41123b56
 def column(adata, # the data
            key, # a column of `obs`
            what="annotation", # what it is wanted for, for the message
@@ -196,7 +196,7 @@ def column(adata, # the data
     if key in adata.obs: return adata.obs[key]
     raise InputError(f"obs has no column {key!r} (wanted as {what}): it has {', '.join(map(repr, adata.obs.columns)) or 'no columns'}")
 
-# %% ../nbs/01_data.ipynb #3d8b530e
+# %% ../nbs/01_data.ipynb #bd2d36aa
 def _codes(col, key, names=None, missing=False):
     "A column of obs as numbers 0.. (int64; -1 where missing) and the names they stand for."
     if names is None:
@@ -208,7 +208,7 @@ def _codes(col, key, names=None, missing=False):
     if nan.any() and not missing: raise InputError(f"obs[{key!r}] is missing for {nan.sum():,} cells, the first {col.index[nan][0]!r}: fill it in or leave those cells out")
     return codes, names
 
-# %% ../nbs/01_data.ipynb #ce211f2f
+# %% ../nbs/01_data.ipynb #9d05a13b
 def _n_counts(adata, counts, library_key=None):
     "Library sizes (cells,): row sums, or the `library_key` column."
     if library_key is None: return np.asarray(counts.sum(1, dtype=np.float64)).ravel()
@@ -217,7 +217,7 @@ def _n_counts(adata, counts, library_key=None):
     if len(bad): raise InputError(f"obs[{library_key!r}] must hold library sizes: {len(bad):,} are missing or negative, the first at cell {adata.obs_names[bad[0]]!r}")
     return n
 
-# %% ../nbs/01_data.ipynb #9bf25932
+# %% ../nbs/01_data.ipynb #f07a047e
 @contextmanager
 def kept_threads():
     "Leave torch's number of threads as it was: the first parallel call of numba, which scanpy makes, sets it to all cores."
@@ -226,7 +226,7 @@ def kept_threads():
     finally:
         if torch.get_num_threads() != n: torch.set_num_threads(n)
 
-# %% ../nbs/01_data.ipynb #50608c9d
+# %% ../nbs/01_data.ipynb #5667db65
 def _highly_variable(X, n_top_genes, batch=None):
     "Which columns of log-normalised CSR `X` scanpy's default recipe calls the most variable."
     if n_top_genes >= X.shape[1]: return np.ones(X.shape[1], bool)
@@ -237,7 +237,7 @@ def _highly_variable(X, n_top_genes, batch=None):
         sc.pp.highly_variable_genes(a, n_top_genes=n_top_genes, batch_key=None if batch is None else "batch")
     return a.var["highly_variable"].to_numpy()
 
-# %% ../nbs/01_data.ipynb #cbaf93c4
+# %% ../nbs/01_data.ipynb #b9465a7e
 def canonical_order(adata, # the data
                     layer=None, # see `which_layer`
                    ) -> np.ndarray: # (cells,) row numbers
@@ -250,7 +250,7 @@ def canonical_order(adata, # the data
     def content(i): return [a[c.indptr[i]:c.indptr[i + 1]].tolist() for a in (c.indices, c.data)]
     return np.concatenate([b if len(b) == 1 else sorted(b, key=content) for b in np.split(order, first)])
 
-# %% ../nbs/01_data.ipynb #5b7a4076
+# %% ../nbs/01_data.ipynb #2d26b62e
 def preprocess(adata, # raw counts; gains the keys of the table above
                *, layer=None, # see `which_layer`
                min_cells=1, # a gene is kept if at least so many kept cells have it
@@ -288,7 +288,7 @@ def preprocess(adata, # raw counts; gains the keys of the table above
     _record(adata, params, n_counts, size_factor, cells, genes, top, *_mean_std(norm))
     return adata
 
-# %% ../nbs/01_data.ipynb #b3121e31
+# %% ../nbs/01_data.ipynb #29d65011
 def _record(adata, params, n_counts, size_factor, cells, genes, top, mean, std):
     "Write what `preprocess` found."
     ours = bool(params_of(adata).get("wrote_highly_variable")) or KEYS.highly_variable not in adata.var
@@ -300,7 +300,7 @@ def _record(adata, params, n_counts, size_factor, cells, genes, top, mean, std):
         if params["wrote_highly_variable"]: adata.var[KEYS.highly_variable] = top
         adata.uns[KEYS.uns] = {k: v for k, v in params.items() if v is not None}
 
-# %% ../nbs/01_data.ipynb #32759442
+# %% ../nbs/01_data.ipynb #07e6b5c7
 def params_of(adata) -> dict: # JSON-able; empty if `preprocess` has not run
     "The parameters that `preprocess` recorded, as plain Python values."
     p = adata.uns.get(KEYS.uns)
@@ -308,7 +308,7 @@ def params_of(adata) -> dict: # JSON-able; empty if `preprocess` has not run
     p = {k: v.item() if hasattr(v, "item") else v for k, v in p.items()}
     return {**dict.fromkeys(["n_top_genes", "max_value", "library_key", "batch_key"]), **p}
 
-# %% ../nbs/01_data.ipynb #ed3e6645
+# %% ../nbs/01_data.ipynb #b205dbfb
 def _shell(adata, layer):
     "An AnnData with `adata`'s own counts matrix (shared, not copied) and copies of its tables."
     M = adata.X if layer == "X" else adata.layers[layer]
@@ -317,7 +317,7 @@ def _shell(adata, layer):
         warnings.simplefilter("ignore") # names may repeat
         return ad.AnnData(M if layer == "X" else None, obs=adata.obs.copy(), var=adata.var.copy(), layers={} if layer == "X" else {layer: M})
 
-# %% ../nbs/01_data.ipynb #8c7c34be
+# %% ../nbs/01_data.ipynb #d33ac8fb
 def prepared(adata, # the data; left as it is
              *, layer=None, # see `which_layer`
              **kw, # for `preprocess`, where it has not run
@@ -331,7 +331,7 @@ def prepared(adata, # the data; left as it is
     layer = which_layer(adata, layer)
     return preprocess(_shell(adata, layer), layer=layer, **kw)
 
-# %% ../nbs/01_data.ipynb #9d95aae2
+# %% ../nbs/01_data.ipynb #42003e80
 @dataclass(eq=False)
 class Recipe:
     "How counts become model input; made from prepared data, saved with a model, applied to any data with the same genes."
@@ -349,7 +349,7 @@ class Recipe:
         "The recipe that `preprocess` recorded."
         p = params_of(adata)
         if not p: raise InputError("these data are not prepared: run scnb.data.preprocess first")
-        use = adata.var[KEYS.keep].to_numpy(bool)
+        use = adata.var[KEYS.keep].to_numpy(bool).copy()
         if p["n_top_genes"] is not None: use &= adata.var[KEYS.highly_variable].to_numpy(bool)
         v = adata.var.loc[use]
         return cls(v.index.astype(str).tolist(), v[KEYS.mean].to_numpy(np.float32), v[KEYS.std].to_numpy(np.float32),
@@ -369,7 +369,7 @@ class Recipe:
     @classmethod
     def from_parts(cls, meta, arrays): return cls(**meta, **{k: np.asarray(arrays[k], np.float32) for k in ("mean", "std")})
 
-# %% ../nbs/01_data.ipynb #3693d0cb
+# %% ../nbs/01_data.ipynb #2eafd937
 def _apply(recipe, counts, size_factor):
     "Rows of counts (CSR, the recipe's genes) as dense float32 model input (cells, genes): one row for zeros everywhere, then the others put in their places."
     def scaled(v, mean, std):
@@ -384,13 +384,13 @@ def _apply(recipe, counts, size_factor):
     out[rows, counts.indices] = scaled(v, recipe.mean[counts.indices], recipe.std[counts.indices])
     return out
 
-# %% ../nbs/01_data.ipynb #5bd2361d
+# %% ../nbs/01_data.ipynb #1dcc9cc0
 def _occurrences(names):
     "Names made unique: (name, 0), (name, 1) for one that comes twice."
     s = pd.Series(np.asarray(names, dtype=object).astype(str))
     return list(zip(s, s.groupby(s).cumcount()))
 
-# %% ../nbs/01_data.ipynb #f5457d7d
+# %% ../nbs/01_data.ipynb #8cea707d
 def _match(recipe, adata):
     "Where the recipe's genes are among `adata`'s columns, by name."
     if list(adata.var_names) == recipe.genes: return np.arange(adata.n_vars)
@@ -402,7 +402,7 @@ def _match(recipe, adata):
                          f"{', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}; give data with the same gene names")
     return np.array([at[w] for w in wanted])
 
-# %% ../nbs/01_data.ipynb #9bfa80ee
+# %% ../nbs/01_data.ipynb #1379620a
 @dataclass(eq=False)
 class Batch:
     "Some cells, as a model takes them."
@@ -418,7 +418,7 @@ class Batch:
         "The same on another device."
         return Batch(**{k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in vars(self).items()})
 
-# %% ../nbs/01_data.ipynb #fb96ab49
+# %% ../nbs/01_data.ipynb #42d20cca
 def _csr_tensor(m):
     "A scipy CSR matrix as a torch one with int32 indices, sharing memory."
     with warnings.catch_warnings():
@@ -426,7 +426,7 @@ def _csr_tensor(m):
         return torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(np.int32, copy=False)), torch.from_numpy(m.indices.astype(np.int32, copy=False)),
                                        torch.from_numpy(m.data), size=m.shape, check_invariants=False)
 
-# %% ../nbs/01_data.ipynb #ffb85843
+# %% ../nbs/01_data.ipynb #160b7591
 def _covariates(adata, keys):
     "Numeric columns of obs as (cells, covariates) float32."
     out = np.empty((adata.n_obs, len(keys)), np.float32)
@@ -438,14 +438,14 @@ def _covariates(adata, keys):
         if len(bad): raise InputError(f"obs[{key!r}] is missing or infinite for {len(bad):,} cells, the first {adata.obs_names[bad[0]]!r}")
     return out
 
-# %% ../nbs/01_data.ipynb #7212ea54
+# %% ../nbs/01_data.ipynb #6c2befa0
 def _cuts(n, batch_size):
     "Where the batches of `n` cells begin and end; a last batch of one joins the one before."
     cuts = [*range(0, n, batch_size), n]
     if n > 1 and cuts[-1] - cuts[-2] == 1: del cuts[-2]
     return cuts
 
-# %% ../nbs/01_data.ipynb #1f2ae982
+# %% ../nbs/01_data.ipynb #2391faae
 class Batches:
     "Minibatches of prepared data; iterate once per epoch, after `set_epoch`."
     def __init__(self, counts, size_factor, recipe, index, batch_size, shuffle, seed, rank, world_size, extras):
@@ -479,7 +479,7 @@ class Batches:
         return Batch(torch.from_numpy(self.recipe.apply(c, s)), _csr_tensor(c), torch.from_numpy(s), torch.from_numpy(rows),
                      **{k: torch.from_numpy(v[rows]) for k, v in self.extras.items()})
 
-# %% ../nbs/01_data.ipynb #28902ef3
+# %% ../nbs/01_data.ipynb #0bcc4cca
 def batches(adata, # the data; prepared on the way if they are not, and left as they are
             *, batch_size=256, # cells in a batch
             shuffle=True, # a new order every epoch
@@ -512,14 +512,14 @@ def batches(adata, # the data; prepared on the way if they are not, and left as 
     b.label_names, b.batch_names = label_names, batch_names
     return b
 
-# %% ../nbs/01_data.ipynb #f30a8e07
+# %% ../nbs/01_data.ipynb #fe8c5075
 def genes_hash(genes, # names, in order
               ) -> str: # 16 hexadecimal digits
     "A short fingerprint of gene names and their order."
     import hashlib
     return hashlib.sha256("\0".join(map(str, genes)).encode()).hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #30202cda
+# %% ../nbs/01_data.ipynb #665f0f51
 def data_hash(adata, # the data
               layer=None, # see `which_layer`
              ) -> str: # 16 hexadecimal digits
@@ -531,12 +531,12 @@ def data_hash(adata, # the data
     for names in (adata.obs_names[o], adata.var_names): h.update("\0".join(map(str, names)).encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #b4694bfe
+# %% ../nbs/01_data.ipynb #29c56325
 def _one_line(e):
     "An exception as one short line."
     return f"{type(e).__name__}: {' '.join(str(e).split())}"[:200]
 
-# %% ../nbs/01_data.ipynb #fe269ced
+# %% ../nbs/01_data.ipynb #3fd1e7d1
 def _kind(path):
     "What sort of file `path` is, by its name."
     if path.is_dir(): return "10x folder"
@@ -545,7 +545,7 @@ def _kind(path):
         if name.endswith(ends): return kind
     raise InputError(f"{path}: no way to read this kind of file; give .h5ad, 10x .h5, a 10x folder with matrix.mtx, .csv, .tsv or .txt (these may be .gz), or .h5 with X and Y")
 
-# %% ../nbs/01_data.ipynb #4a722b95
+# %% ../nbs/01_data.ipynb #1c77ace3
 def read(path, # file or 10x folder
          *, label_key=None, # a column of obs that must be there; in a text table, the column that holds labels
         ) -> ad.AnnData: # cells x genes
@@ -563,7 +563,7 @@ def read(path, # file or 10x folder
     if label_key is not None: column(adata, label_key, "label")
     return _unique_genes(adata)
 
-# %% ../nbs/01_data.ipynb #577ec28b
+# %% ../nbs/01_data.ipynb #b945c28e
 def _unique_genes(adata):
     "Make gene names unique (A, A-1, A-2) and take a note of it."
     n = int(adata.var_names.duplicated().sum())
@@ -576,7 +576,7 @@ def _unique_genes(adata):
 
 def _note(adata, **what): adata.uns[KEYS.note] = {**adata.uns.get(KEYS.note, {}), **what}
 
-# %% ../nbs/01_data.ipynb #66fdabe1
+# %% ../nbs/01_data.ipynb #93298ab6
 def _read_h5(path):
     "An .h5 file: h5ad, 10x (version 2 or 3), or X and Y."
     import h5py
@@ -589,7 +589,7 @@ def _read_h5(path):
     import scanpy as sc
     return _expression(sc.read_10x_h5(path, gex_only=False))
 
-# %% ../nbs/01_data.ipynb #bc9a9798
+# %% ../nbs/01_data.ipynb #c34bfdb1
 def _expression(adata):
     "Only the genes, where a 10x file measures other things too."
     if "feature_types" not in adata.var: return adata
@@ -598,7 +598,7 @@ def _expression(adata):
     _note(adata, dropped_features=int((~gex).sum()))
     return adata[:, gex].copy()
 
-# %% ../nbs/01_data.ipynb #00bc2444
+# %% ../nbs/01_data.ipynb #9064e8c7
 def _read_xy(f, path):
     "A file with a dense X (cells, genes) and, perhaps, labels Y."
     X = f["X"]
@@ -614,7 +614,7 @@ def _read_xy(f, path):
         adata.obs["cell_type"] = pd.Categorical([y.decode() if isinstance(y, bytes) else str(y) for y in Y.tolist()])
     return adata
 
-# %% ../nbs/01_data.ipynb #63e842ea
+# %% ../nbs/01_data.ipynb #c82d67ea
 def _find(folder, stems):
     "The one file of `folder` whose name ends with one of `stems` (.gz or not)."
     for end in ("", ".gz"):
@@ -623,7 +623,7 @@ def _find(folder, stems):
         if found: return found[0]
     raise InputError(f"{folder}: no 10x folder: {' or '.join(stems)} is missing; it needs matrix.mtx, barcodes.tsv, and genes.tsv or features.tsv (each may be .gz)")
 
-# %% ../nbs/01_data.ipynb #1e13ab75
+# %% ../nbs/01_data.ipynb #42872408
 def _read_mtx(path):
     "A 10x folder: matrix.mtx (genes, cells), barcodes.tsv, and genes.tsv or features.tsv; each may be .gz and carry a prefix."
     folder = path if path.is_dir() else path.parent
@@ -638,7 +638,7 @@ def _read_mtx(path):
     if genes.shape[1] > 2: adata.var["feature_types"] = genes[2].to_numpy()
     return _expression(adata)
 
-# %% ../nbs/01_data.ipynb #d812c5b3
+# %% ../nbs/01_data.ipynb #e8c0f6f3
 def _header(path):
     "Separator and column names of a text table; the first name is that of the cell names."
     import csv, gzip
@@ -654,7 +654,7 @@ def _header(path):
     if len(names) < 2: raise InputError(f"{path}: only one column: is the separator a comma or a tab?")
     return sep, names
 
-# %% ../nbs/01_data.ipynb #ed444b24
+# %% ../nbs/01_data.ipynb #15ed766f
 def _all_numbers(t, cells, genes, path):
     "Raise where table `t` holds something else than numbers: by row, then column."
     bad = []
@@ -670,7 +670,7 @@ def _all_numbers(t, cells, genes, path):
             f"if it holds labels, name it with label_key={genes[j]!r}" if whole else "only counts may stand there")
     raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds {value!r}, which is no number; {cure}")
 
-# %% ../nbs/01_data.ipynb #7670f0f5
+# %% ../nbs/01_data.ipynb #ca9cf0f7
 def _read_table(path, label_key=None):
     "A text table: one line per cell, the cell's name first; genes in columns."
     sep, names = _header(path)
@@ -685,14 +685,14 @@ def _read_table(path, label_key=None):
     if label.any(): adata.obs[label_key] = pd.Categorical(t.loc[:, label].iloc[:, 0].to_numpy())
     return adata
 
-# %% ../nbs/01_data.ipynb #d61dd414
+# %% ../nbs/01_data.ipynb #ddd9b8bf
 _scdc = "https://github.com/ttgump/scDCC/raw/142e4e0370f4134751e92a160f95f97fce8db369/data/Small_Datasets/"
 _glue = "http://download.gao-lab.org/GLUE/dataset/"
 
 def _entry(what, cells, genes, label, source, url=None, sha256=None):
     return dict(what=what, cells=cells, genes=genes, label=label, source=source, url=url, sha256=sha256)
 
-# %% ../nbs/01_data.ipynb #5039581d
+# %% ../nbs/01_data.ipynb #5ce600ea
 REGISTRY = {
     "pbmc3k": _entry("PBMC, the everyday example, nine types", 2700, 13714, "cell_type", "github.com/zdebruine/RcppML data/pbmc3k.rda @5dfd53f; 10x Genomics"),
     "pbmc4k": _entry("PBMC, 2,000 variable genes, eight clusters", 4271, 2000, "cell_type", "Tian 2019; Zheng 2017", _scdc + "10X_PBMC_top2000.h5",
@@ -707,7 +707,7 @@ REGISTRY = {
     "multiome_pbmc": _entry("PBMC, 10x Multiome, used without labels", 9631, 29095, None, "10x Genomics, by way of GLUE", _glue + "10x-Multiome-Pbmc10k-RNA.h5ad"),
 }
 
-# %% ../nbs/01_data.ipynb #c8a54c59
+# %% ../nbs/01_data.ipynb #b9b96854
 REGISTRY |= {
     "cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 500, "cell_type", "Tian 2019; github.com/PLN-team/PLNmodels data/scRNA.rda @7ca4090"),
     "cell_lines_batches": _entry("five cell lines in five batches", 1408, 5000, "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
@@ -719,7 +719,7 @@ REGISTRY |= {
     "dca_sim6": _entry("simulated, six groups, true counts known", 1998, 200, "cell_type", "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group6 @d5128e3"),
 }
 
-# %% ../nbs/01_data.ipynb #14d83ea3
+# %% ../nbs/01_data.ipynb #daced619
 def _cache(cache=None):
     "The folder that downloads are kept in."
     if cache is not None: return Path(cache)
@@ -735,7 +735,7 @@ def _known(name):
     near = difflib.get_close_matches(str(name), REGISTRY, 1)
     raise InputError(f"there is no data set {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}: there are {', '.join(REGISTRY)}")
 
-# %% ../nbs/01_data.ipynb #3dbdb657
+# %% ../nbs/01_data.ipynb #e9390b7d
 def locate(name, # a data set's name
            *, cache=None, # folder of downloads; None: the user's cache
           ) -> Path | None: # None: not on this machine
@@ -747,7 +747,7 @@ def locate(name, # a data set's name
     kept = _cache(cache) / f"{name}.h5ad"
     return kept if kept.is_file() else None
 
-# %% ../nbs/01_data.ipynb #6abcb306
+# %% ../nbs/01_data.ipynb #cc67b9cb
 def _download(name, entry, folder):
     "The original, checked and read."
     import pooch
@@ -763,7 +763,7 @@ def _download(name, entry, folder):
         adata.obs["label_int"], adata.obs["cell_type"] = number.astype(int), pd.Categorical("cluster_" + number)
     return adata
 
-# %% ../nbs/01_data.ipynb #7042b298
+# %% ../nbs/01_data.ipynb #64db9ed1
 def _paul15(folder):
     "Through scanpy, which downloads into its own folder."
     import scanpy as sc
@@ -778,7 +778,7 @@ def _paul15(folder):
     adata.obs["cell_type"] = adata.obs.pop("paul15_clusters")
     return adata
 
-# %% ../nbs/01_data.ipynb #4ac80c18
+# %% ../nbs/01_data.ipynb #9eb95ab7
 def fetch(name, # a data set's name
           *, cache=None, # folder of downloads; None: the user's cache
          ) -> Path: # the .h5ad file, in the cache
@@ -797,13 +797,13 @@ def fetch(name, # a data set's name
         os.replace(Path(tmp) / "new.h5ad", cache / f"{name}.h5ad")
     return cache / f"{name}.h5ad"
 
-# %% ../nbs/01_data.ipynb #e244e43c
+# %% ../nbs/01_data.ipynb #bd537fca
 def load(name, # see `datasets`
         ) -> ad.AnnData: # counts in X, labels in obs
     "A data set by name: from $SCNB_DATA, from the cache, or downloaded."
     return read(locate(name) or fetch(name))
 
-# %% ../nbs/01_data.ipynb #7783bc6e
+# %% ../nbs/01_data.ipynb #e07b337f
 def datasets() -> pd.DataFrame: # one row per name
     "The data sets that `load` knows, and whether each is on this machine."
     t = pd.DataFrame.from_dict(REGISTRY, orient="index").rename_axis("name")
@@ -811,7 +811,7 @@ def datasets() -> pd.DataFrame: # one row per name
     t["status"] = ["here" if locate(n) else "can be downloaded" if t.url[n] else "in a folder only" for n in t.index]
     return t
 
-# %% ../nbs/01_data.ipynb #639ad053
+# %% ../nbs/01_data.ipynb #58818d1f
 def _shares(n, groups, proportions=None):
     "Split `n` cells into `groups` by `proportions`, to the nearest cell, none left empty by rounding alone."
     p = np.full(groups, 1 / groups) if proportions is None else np.asarray(proportions, float)
@@ -822,13 +822,13 @@ def _shares(n, groups, proportions=None):
     while (d := n - sizes.sum()): sizes[np.argmax((exact - sizes) * np.sign(d))] += np.sign(d)
     return np.repeat(np.arange(groups), sizes)
 
-# %% ../nbs/01_data.ipynb #40a26424
+# %% ../nbs/01_data.ipynb #a05c6801
 def _factors(rng, n, genes, fraction, scale):
     "Log-normal expression factors (n, genes): 1 except for a `fraction` of the genes, drawn anew for each row."
     changed = rng.random((n, genes)) < fraction
     return np.where(changed, rng.lognormal(0, scale, (n, genes)), 1.0)
 
-# %% ../nbs/01_data.ipynb #0f709c07
+# %% ../nbs/01_data.ipynb #c33806a3
 def _midpoint(mu, seen, share):
     "The log mean at which half the counts are lost, so that of the entries `seen` a `share` is lost in all."
     from scipy.optimize import brentq
@@ -836,7 +836,7 @@ def _midpoint(mu, seen, share):
     m = np.log(mu[seen])
     return brentq(lambda mid: expit(mid - m).mean() - share, m.min() - 40, m.max() + 40)
 
-# %% ../nbs/01_data.ipynb #90dec3cd
+# %% ../nbs/01_data.ipynb #ff1599bc
 def _draw(rng, profiles, state, batch_factors, batch, library, theta, dropout):
     "True and observed counts (CSR): NB around library x profile x batch, then dropout logistic in the log mean."
     from scipy.special import expit
@@ -852,7 +852,7 @@ def _draw(rng, profiles, state, batch_factors, batch, library, theta, dropout):
         seen.append(sparse.csr_matrix(y))
     return sparse.vstack(true, format="csr"), sparse.vstack(seen, format="csr")
 
-# %% ../nbs/01_data.ipynb #67d2204e
+# %% ../nbs/01_data.ipynb #5be7cf13
 def _named(codes, names): return pd.Categorical.from_codes(codes, names)
 
 def _simulated(rng, profiles, state, obs, n_batches, dropout, depth, batch_scale, theta):
@@ -867,7 +867,7 @@ def _simulated(rng, profiles, state, obs, n_batches, dropout, depth, batch_scale
     var = pd.DataFrame({"theta": theta}, index=[f"gene_{j}" for j in range(G)])
     return ad.AnnData(seen, obs=obs, var=var, layers={"true_counts": true})
 
-# %% ../nbs/01_data.ipynb #9f5ffdf2
+# %% ../nbs/01_data.ipynb #645fb202
 def simulate(n_cells=1000, # cells
              n_genes=500, # genes
              n_groups=3, # cell types, "g0", "g1", ...
@@ -875,7 +875,7 @@ def simulate(n_cells=1000, # cells
              dropout=.3, # share of the non-zero true counts that is lost; 0 or None: none
              n_batches=1, # "b0", "b1", ...; each gene has its own factor in each
              seed=0, # the same seed gives the same data
-             depth=2.0, # mean count per gene and cell
+             depth=2.0, # typical mean count per gene and cell, before dropout
              de_fraction=.2, # share of genes that a group expresses differently
              de_scale=1.0, # standard deviation of the log of that difference
              batch_scale=.3, # the same for batches
@@ -889,7 +889,7 @@ def simulate(n_cells=1000, # cells
     obs = {"group": _named(group, [f"g{i}" for i in range(n_groups)])}
     return _simulated(rng, profiles, group, obs, n_batches, dropout, depth, batch_scale, theta)
 
-# %% ../nbs/01_data.ipynb #8cb0d89b
+# %% ../nbs/01_data.ipynb #ff1cfbf4
 def simulate_contrastive(n_cells=1000, # cells, both conditions together
                          n_genes=500, # genes
                          n_shared=3, # cell types found in both conditions, "t0", "t1", ...

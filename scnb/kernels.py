@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['polynomial', 'why_not', 'nll']
 
-# %% ../nbs/00a_kernels.ipynb #451f7a55
+# %% ../nbs/00a_kernels.ipynb #4fd9a26a
 import functools
 import importlib.util
 import math
@@ -13,7 +13,7 @@ import threading
 import numpy as np
 import torch
 
-# %% ../nbs/00a_kernels.ipynb #01a7d1fd
+# %% ../nbs/00a_kernels.ipynb #aada644b
 def polynomial(
     f, # function to approximate
     a, # left end of the interval
@@ -24,13 +24,13 @@ def polynomial(
     x = (a + b) / 2 + (b - a) / 2 * np.cos(np.pi * (np.arange(degree + 1) + .5) / (degree + 1))
     return np.polynomial.Polynomial.fit(x, f(x), degree, domain=[a, b]).convert().coef
 
-# %% ../nbs/00a_kernels.ipynb #78346de5
+# %% ../nbs/00a_kernels.ipynb #daebc227
 _EXP = tuple(np.float32(c) for c in polynomial(np.exp, -.3466, .3466, 5))
 _LOG1P = tuple(np.float32(c) for c in polynomial(lambda e: np.log1p(e) / e, 0, 1, 7))
 _LOG2E, _MAGIC, _LN2_HIGH, _LN2_LOW = (np.float32(c) for c in (1.442695041, 1.5 * 2**23, .693359375, -2.12194440e-4))
 _LOW, _HIGH, _ZERO, _ONE, _TWO = (np.float32(c) for c in (-87, 88, 0, 1, 2))
 
-# %% ../nbs/00a_kernels.ipynb #9ccc62cd
+# %% ../nbs/00a_kernels.ipynb #57501442
 def _exp32(x):
     "e^x in float32: x = n log 2 + f, a polynomial in f, n added to the exponent's bits; NaN stays NaN"
     x = _LOW if x < _LOW else x
@@ -41,13 +41,13 @@ def _exp32(x):
     p = ((((_EXP[5] * f + _EXP[4]) * f + _EXP[3]) * f + _EXP[2]) * f + _EXP[1]) * f + _EXP[0]
     return np.int32(np.float32(p).view(np.int32) + (np.float32(t).view(np.int32) << 23)).view(np.float32)
 
-# %% ../nbs/00a_kernels.ipynb #edca90dd
+# %% ../nbs/00a_kernels.ipynb #70db427a
 def _log1p32(e):
     "log(1 + e) / e in float32 for e in [0, 1]"
     p = ((_LOG1P[7] * e + _LOG1P[6]) * e + _LOG1P[5]) * e + _LOG1P[4]
     return (((p * e + _LOG1P[3]) * e + _LOG1P[2]) * e + _LOG1P[1]) * e + _LOG1P[0]
 
-# %% ../nbs/00a_kernels.ipynb #8bcb8f60
+# %% ../nbs/00a_kernels.ipynb #cc3f00b7
 def _poisson_zeros(a, scale, v, gm):
     "One row as if all its counts were zero: value and gradient"
     for j in range(a.size):
@@ -55,7 +55,7 @@ def _poisson_zeros(a, scale, v, gm):
         v[j] = mu
         gm[j] = mu * scale
 
-# %% ../nbs/00a_kernels.ipynb #031b4247
+# %% ../nbs/00a_kernels.ipynb #61cce2fa
 def _nb_zeros(a, b, scale, v, gm, gt):
     "One row as if all its counts were zero: value, gradients for log_mu and log_theta"
     for j in range(a.size):
@@ -69,7 +69,7 @@ def _nb_zeros(a, b, scale, v, gm, gt):
         gm[j] = scale * slope
         gt[j] = scale * (A - slope)
 
-# %% ../nbs/00a_kernels.ipynb #e6cd7105
+# %% ../nbs/00a_kernels.ipynb #7ff51bc8
 def _inflate_zeros(l, scale, ridge, v, gm, gt, gp):
     "What zero inflation makes of a row of zeros: `v` holds A, `gm` and `gt` its gradients, on entry"
     for j in range(l.size):
@@ -89,12 +89,12 @@ def _inflate_zeros(l, scale, ridge, v, gm, gt, gp):
         gt[j] *= qu
         gp[j] = scale * ((pi - pu) + _TWO * lift * qi)
 
-# %% ../nbs/00a_kernels.ipynb #990f3878
+# %% ../nbs/00a_kernels.ipynb #e31aabfe
 _EXP64 = tuple(float(c) for c in polynomial(np.exp, -.3466, .3466, 11))
 _MAGIC64, _LN2_HIGH64, _LN2_LOW64 = 1.5 * 2.**52, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _ROOT_HALF = np.float64(math.sqrt(.5)).view(np.int64)
 
-# %% ../nbs/00a_kernels.ipynb #5d6098d0
+# %% ../nbs/00a_kernels.ipynb #378e4d0c
 def _exp64(x):
     "e^x in float64, the same way"
     x = -700. if x < -700. else x
@@ -107,10 +107,10 @@ def _exp64(x):
     p = ((p * f + _EXP64[2]) * f + _EXP64[1]) * f + _EXP64[0]
     return np.int64(np.float64(p).view(np.int64) + (np.float64(t).view(np.int64) << 52)).view(np.float64)
 
-# %% ../nbs/00a_kernels.ipynb #3a5d95f6
+# %% ../nbs/00a_kernels.ipynb #d77f390a
 _LOG64 = tuple(float(c) for c in polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 15))
 
-# %% ../nbs/00a_kernels.ipynb #699bde41
+# %% ../nbs/00a_kernels.ipynb #0f2e084b
 def _log64(x):
     "log x in float64: x = 2^k (1 + f), and log(1 + f) / f a polynomial in f"
     bits = np.float64(x).view(np.int64)
@@ -122,12 +122,12 @@ def _log64(x):
     p = ((p * f + _LOG64[2]) * f + _LOG64[1]) * f + _LOG64[0]
     return k * .6931471805599453 + f * p
 
-# %% ../nbs/00a_kernels.ipynb #1f299458
+# %% ../nbs/00a_kernels.ipynb #2d4e4aa3
 def _product(z):
     "(z + 1) (z + 2) (z + 3) (z + 4) for z < 8, else 1"
     return (z + 1.) * (z + 2.) * (z + 3.) * (z + 4.) if z < 8. else 1.
 
-# %% ../nbs/00a_kernels.ipynb #92f5b1ff
+# %% ../nbs/00a_kernels.ipynb #e64b7d01
 def _rest(z, log_z, r):
     "S(z) and S'(z), what Stirling's formula leaves out of lgamma and digamma; r is 1 / (z _product(z))"
     small, y, Q = z < 8., z + 4., (z + 1.) * (z + 2.) * (z + 3.)
@@ -140,17 +140,17 @@ def _rest(z, log_z, r):
     dup = log_y - log_z + (z + 3.5) * q - 1. - .5 * iz - (3. * z * z + 12. * z + 11.) * (r * z * y)
     return s + (up if small else 0.), ds + (dup if small else 0.)
 
-# %% ../nbs/00a_kernels.ipynb #59caf7ce
+# %% ../nbs/00a_kernels.ipynb #a1fbada9
 _TABLE, _SIZE = np.array([math.lgamma(x + 1) + x for x in range(1024)]), np.float32(1024)
 
-# %% ../nbs/00a_kernels.ipynb #972695ce
+# %% ../nbs/00a_kernels.ipynb #5fc794f5
 def _constant(x):
     "lgamma(x + 1) + x for any x > 0"
     if not x > 0.: return math.nan
     log_x = _log64(x)
     return x * log_x + .5 * (log_x + 1.8378770664093453) + _rest(x, log_x, 1. / (x * _product(x)))[0]
 
-# %% ../nbs/00a_kernels.ipynb #c0d9b990
+# %% ../nbs/00a_kernels.ipynb #fbc0fe05
 def _theta_terms(n, b, theta, rest, drest):
     "theta, S(theta) and S'(theta) for n values of log_theta"
     for k in range(n):
@@ -158,7 +158,7 @@ def _theta_terms(n, b, theta, rest, drest):
         theta[k] = z
         rest[k], drest[k] = _rest(z, b[k], 1. / (z * _product(z)))
 
-# %% ../nbs/00a_kernels.ipynb #2470ba61
+# %% ../nbs/00a_kernels.ipynb #a0100ec3
 def _poisson_nonzeros(n, x, K, a, v, gm):
     "n counts that are not zero: value and gradient"
     for k in range(n):
@@ -166,7 +166,7 @@ def _poisson_nonzeros(n, x, K, a, v, gm):
         v[k] = K[k] - x[k] - x[k] * a[k] + mu
         gm[k] = mu - x[k]
 
-# %% ../nbs/00a_kernels.ipynb #94f73663
+# %% ../nbs/00a_kernels.ipynb #b635eb2d
 def _nb_nonzeros(n, x, K, a, b, theta, rest, drest, v, gm, gt):
     "n counts that are not zero: value, gradients for log_mu and log_theta"
     for k in range(n):
@@ -183,7 +183,7 @@ def _nb_nonzeros(n, x, K, a, b, theta, rest, drest, v, gm, gt):
         gm[k] = (mu - x[k]) * th * inv
         gt[k] = th * ((t - L) + (drest[k] - ds)) - .5 * x[k] * r * E
 
-# %% ../nbs/00a_kernels.ipynb #ef9c1124
+# %% ../nbs/00a_kernels.ipynb #d033862c
 def _inflate(n, l, scale, ridge, v, gp):
     "Adds what zero inflation adds at n non-zeros: -log(1 - pi) and the ridge"
     for k in range(n):
@@ -194,7 +194,7 @@ def _inflate(n, l, scale, ridge, v, gp):
         v[k] += (l[k] if l[k] > _ZERO else _ZERO) + e * _log1p32(e) + lift
         gp[k] = scale * (pi + _TWO * lift * qi)
 
-# %% ../nbs/00a_kernels.ipynb #16bd677e
+# %% ../nbs/00a_kernels.ipynb #5cfd5b8c
 def _find_dense(row, col, val):
     "Columns and values of a dense row where it is not zero; returns how many"
     n = 0
@@ -204,7 +204,7 @@ def _find_dense(row, col, val):
         n += row[j] != _ZERO
     return n
 
-# %% ../nbs/00a_kernels.ipynb #cc6dd0fc
+# %% ../nbs/00a_kernels.ipynb #f058690f
 def _gather(n, col, val, a, b, l, x, K, am, bm, lm):
     "The non-zeros of a row and their parameters side by side; returns how many are NaN"
     odd = bad = 0
@@ -219,14 +219,14 @@ def _gather(n, col, val, a, b, l, x, K, am, bm, lm):
             bad += x[k] != x[k]
     return bad
 
-# %% ../nbs/00a_kernels.ipynb #34ff7db2
+# %% ../nbs/00a_kernels.ipynb #6416ddce
 def _gather_theta(n, col, tab, theta, rest, drest):
     "What depends on theta alone, from the table of genes"
     for k in range(n):
         j = np.uint32(col[k])
         theta[k], rest[k], drest[k] = tab[j, 0], tab[j, 1], tab[j, 2]
 
-# %% ../nbs/00a_kernels.ipynb #8d835a08
+# %% ../nbs/00a_kernels.ipynb #c25c662f
 def _row(kind, a, b, l, tab, per_gene, n, col, val, scale, ridge, v, gm, gt, gp, w, lm, gl):
     "One row: as zeros, then its n non-zeros put in place; returns how many of these are NaN"
     x, K, am, bm, theta, rest, drest, nv, ngm, ngt = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]
@@ -248,19 +248,19 @@ def _row(kind, a, b, l, tab, per_gene, n, col, val, scale, ridge, v, gm, gt, gp,
         if kind == 2: gp[j] = gl[k]
     return bad
 
-# %% ../nbs/00a_kernels.ipynb #a2c64aff
+# %% ../nbs/00a_kernels.ipynb #3cad562a
 def _total(v):
     "Sum of a row in float64"
     s = 0.
     for j in range(v.size): s += np.float64(v[j])
     return s
 
-# %% ../nbs/00a_kernels.ipynb #bfa36a2b
+# %% ../nbs/00a_kernels.ipynb #8d1f0345
 def _accumulate(total, row):
     "total += row"
     for j in range(row.size): total[j] += row[j]
 
-# %% ../nbs/00a_kernels.ipynb #86bdcc01
+# %% ../nbs/00a_kernels.ipynb #b1a04afd
 def _chunk(kind, c, i0, i1, dense, crow, cols, vals, a, b, l, tab, per_gene, scale, ridge, keep, gm, gt, gp, sum_gt):
     "Rows i0 to i1: their summed loss and how many counts are NaN; gradients go to gm, gt, gp and (per gene) sum_gt"
     G, loss, bad = a.shape[1], 0., 0
@@ -277,10 +277,10 @@ def _chunk(kind, c, i0, i1, dense, crow, cols, vals, a, b, l, tab, per_gene, sca
         if per_gene and kind > 0: _accumulate(sum_gt[c], gt[rt])
     return loss, bad
 
-# %% ../nbs/00a_kernels.ipynb #ba3e7275
+# %% ../nbs/00a_kernels.ipynb #aa18c415
 _prange = range
 
-# %% ../nbs/00a_kernels.ipynb #0d46ef3d
+# %% ../nbs/00a_kernels.ipynb #04f6352e
 def _all_chunks(kind, size, dense, crow, cols, vals, a, b, l, tab, per_gene, scale, ridge, keep, gm, gt, gp, sum_gt, loss, bad):
     "Every chunk of `size` rows, in parallel; chunks do not depend on the number of threads"
     for c in _prange(loss.size):
@@ -288,7 +288,7 @@ def _all_chunks(kind, size, dense, crow, cols, vals, a, b, l, tab, per_gene, sca
         loss[c], bad[c] = _chunk(kind, k, k * size, min((k + 1) * size, a.shape[0]), dense, crow, cols, vals,
                                  a, b, l, tab, per_gene, scale, ridge, keep, gm, gt, gp, sum_gt)
 
-# %% ../nbs/00a_kernels.ipynb #d4f3ea99
+# %% ../nbs/00a_kernels.ipynb #0ee5ef4d
 def _jit(f, **kw):
     "`f` compiled by numba, cached on disk where that can be written"
     import numba
@@ -297,13 +297,13 @@ def _jit(f, **kw):
     try: return numba.njit(f, cache=f.__name__ in ("_all_chunks", "_theta_terms"), **kw)
     except RuntimeError: return numba.njit(f, **kw)          # nowhere to write
 
-# %% ../nbs/00a_kernels.ipynb #a0e1b4f2
+# %% ../nbs/00a_kernels.ipynb #9ab9b210
 _lock, _compiled = threading.Lock(), False
 _INLINE = "_exp32 _log1p32 _exp64 _log64 _product _rest".split()
 _NAMES = _INLINE + ("_poisson_zeros _nb_zeros _inflate_zeros _constant _theta_terms _poisson_nonzeros _nb_nonzeros _inflate "
                     "_find_dense _total _gather _gather_theta _row _accumulate _chunk _all_chunks").split()
 
-# %% ../nbs/00a_kernels.ipynb #cb2ff724
+# %% ../nbs/00a_kernels.ipynb #9b73cc38
 def _compile():
     "Compiled versions in place of the functions above, once"
     global _compiled, _prange
@@ -315,13 +315,13 @@ def _compile():
     for name in _NAMES: globals()[name] = _jit(globals()[name], **special.get(name, {}))
     _compiled = True
 
-# %% ../nbs/00a_kernels.ipynb #433b9ce9
+# %% ../nbs/00a_kernels.ipynb #362d2739
 @functools.cache
 def _have_numba():
     "Can numba be imported?"
     return importlib.util.find_spec("numba") is not None
 
-# %% ../nbs/00a_kernels.ipynb #5d411647
+# %% ../nbs/00a_kernels.ipynb #3c4f00ae
 def why_not(
     x,         # (cells, genes) counts
     params,    # parameter tensors
@@ -336,11 +336,12 @@ def why_not(
     if x.layout not in (torch.strided, torch.sparse_csr): return f"x has the layout {x.layout}"
     if x.is_complex(): return "x is complex"
     if any(p.dtype not in (torch.float32, torch.bfloat16, torch.float16) for p in params): return "a parameter is not float32"
-    if x.dim() != 2 or not x.numel() or torch.broadcast_shapes(x.shape, *(p.shape for p in params)) != x.shape:
+    fits = lambda p: p.dim() <= 2 and all(a in (1, b) for a, b in zip(reversed(p.shape), reversed(x.shape)))
+    if x.dim() != 2 or not x.numel() or not all(map(fits, params)):
         return "x is not a (cells, genes) matrix to which the parameters broadcast"
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(): return "a transform of torch is tracing"
 
-# %% ../nbs/00a_kernels.ipynb #8fc5204c
+# %% ../nbs/00a_kernels.ipynb #5ea0525e
 def _counts(x):
     "`x` as numpy arrays: dense, crow, cols, vals; one form is empty"
     no = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -349,7 +350,7 @@ def _counts(x):
     parts = x.crow_indices().int(), x.col_indices().int(), x.values().detach().float()
     return np.zeros((0, 0), np.float32), *(t.contiguous().numpy() for t in parts)
 
-# %% ../nbs/00a_kernels.ipynb #ba472932
+# %% ../nbs/00a_kernels.ipynb #1e0970cf
 def _threads(n):
     "Sets the number of numba's threads to n, or to as many as there are; returns what it was"
     import numba
@@ -357,7 +358,7 @@ def _threads(n):
     numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
     return before
 
-# %% ../nbs/00a_kernels.ipynb #67034646
+# %% ../nbs/00a_kernels.ipynb #e0b1fce4
 def _run(
     kind,   # 0 Poisson, 1 NB, 2 ZINB
     x,      # (cells, genes) counts
@@ -386,11 +387,11 @@ def _run(
                         keep, gm, gt, gp, sum_gt, loss, bad)
         finally:
             _threads(before)
-            if torch.get_num_threads() != n: torch.set_num_threads(n)   # numba's first parallel call sets it to all cores
+            if torch.get_num_threads() != n: torch.set_num_threads(n)   # the start of numba's threads can set it to all cores
     if per_gene: gt = sum_gt.sum(0, dtype=np.float64, keepdims=True).astype(np.float32)
     return (None if bad.any() else loss.sum() * scale), [gm, gt, gp][:len(params)]
 
-# %% ../nbs/00a_kernels.ipynb #0f32fbfc
+# %% ../nbs/00a_kernels.ipynb #f6547647
 class _Finished(torch.autograd.Function):
     "A loss whose gradients are known already"
     @staticmethod
@@ -406,7 +407,7 @@ class _Finished(torch.autograd.Function):
         elif up.item() == 1: return None, None, *grads
         return None, None, *(g * up for g in grads)
 
-# %% ../nbs/00a_kernels.ipynb #3fc6ec27
+# %% ../nbs/00a_kernels.ipynb #dd751d48
 class _Last(torch.autograd.Function):
     "A gradient that cannot be differentiated again"
     @staticmethod
@@ -415,10 +416,10 @@ class _Last(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *up): raise RuntimeError("the fused count losses have no second derivative: use backend='reference'")
 
-# %% ../nbs/00a_kernels.ipynb #4e087159
+# %% ../nbs/00a_kernels.ipynb #a1b71548
 _KINDS = {"poisson": 0, "nb": 1, "zinb": 2}
 
-# %% ../nbs/00a_kernels.ipynb #37752b5e
+# %% ../nbs/00a_kernels.ipynb #9c90bdf0
 def nll(
     name,      # "poisson", "nb" or "zinb"
     x,         # (cells, genes) counts, dense or sparse CSR

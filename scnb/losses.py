@@ -6,18 +6,18 @@
 __all__ = ['mse', 'stirling_rest', 'poisson_nll', 'softplus', 'log_ratio', 'nb_nll', 'zinb_nll', 'kl_normal', 'student_t',
            'target_distribution', 'cluster_kl', 'gradient_penalty', 'mmd_rbf']
 
-# %% ../nbs/00_losses.ipynb #f133b863
+# %% ../nbs/00_losses.ipynb #e662566f
 import math
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/00_losses.ipynb #ec3c84d8
+# %% ../nbs/00_losses.ipynb #3f2d0aaa
 def _dense(x):
     "`x` as a dense tensor; counts may come as torch sparse CSR"
     if x.is_complex(): raise ValueError(f"x holds complex numbers ({x.dtype}): counts are real")
     return x if x.layout == torch.strided else x.to_dense()
 
-# %% ../nbs/00_losses.ipynb #d19e215a
+# %% ../nbs/00_losses.ipynb #d62ca21f
 def _keep(x, mask, shape):
     "True where an entry counts: not NaN, and True in `mask`"
     keep = torch.isnan(x).logical_not().expand(shape)
@@ -25,7 +25,7 @@ def _keep(x, mask, shape):
     if mask.is_floating_point(): raise ValueError(f"mask must be boolean (True = counts), not {mask.dtype}")
     return keep & (mask.to(x.device) != 0)
 
-# %% ../nbs/00_losses.ipynb #965825c7
+# %% ../nbs/00_losses.ipynb #e436b1db
 def _reduce(loss, keep, reduction, dtype):
     "Mean over the entries that count (0 if there are none), sum, or the entries themselves (0 where masked)"
     loss = loss.where(keep, 0.)
@@ -34,7 +34,7 @@ def _reduce(loss, keep, reduction, dtype):
     elif reduction != "none": raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
     return loss.to(dtype)
 
-# %% ../nbs/00_losses.ipynb #bca7d4f0
+# %% ../nbs/00_losses.ipynb #8cd21ae3
 def _start(x, mask, *params, exact=True):
     "What every loss begins with: dense, broadcast, in float64 where that is needed and there is one, masked entries replaced"
     x, dtype = _dense(x), torch.float32
@@ -46,7 +46,7 @@ def _start(x, mask, *params, exact=True):
     x, *params = (t.to(work).expand(shape).where(keep, 0.) for t in (x, *params))
     return x, *params, keep, dtype
 
-# %% ../nbs/00_losses.ipynb #78976eb9
+# %% ../nbs/00_losses.ipynb #e1833679
 def mse(
     x,                # (cells, genes) targets, dense or sparse CSR; NaN counts as masked
     mean,             # (cells, genes) predictions
@@ -58,7 +58,7 @@ def mse(
     x, mean, keep, dtype = _start(x, mask, mean, exact=False)
     return _reduce((x - mean)**2, keep, reduction, dtype)
 
-# %% ../nbs/00_losses.ipynb #2eec3441
+# %% ../nbs/00_losses.ipynb #b4625ad9
 def stirling_rest(
     z, # positive, float64
 ):
@@ -69,20 +69,20 @@ def stirling_rest(
     series = (1/12 - r * (1/360 - r * (1/1260 - r * (1/1680 - r/1188)))) / big
     return torch.where(z < 16, plain, series)
 
-# %% ../nbs/00_losses.ipynb #8581d411
+# %% ../nbs/00_losses.ipynb #d03ec3fb
 def _poisson_positive(x, log_mu):
     "Poisson negative log-probability of x > 0"
     deviance = x * (x.log() - log_mu) - (x - log_mu.exp())
     return deviance + .5 * torch.log(2 * math.pi * x) + stirling_rest(x)
 
-# %% ../nbs/00_losses.ipynb #2cd0bcda
+# %% ../nbs/00_losses.ipynb #2e410060
 def _at_nonzeros(zero, positive, x, *params):
     "The loss of zeros everywhere, replaced where x is not zero by `positive(x, *params)`"
     at = x.flatten().nonzero().squeeze(1) # positions in the flattened matrix
     found = positive(*(t.flatten()[at] for t in (x, *params)))
     return zero.flatten().index_put((at,), found).view(x.shape)
 
-# %% ../nbs/00_losses.ipynb #8cbdf177
+# %% ../nbs/00_losses.ipynb #44d87bef
 def _fused(backend, name, x, params, mask, reduction, **kw):
     "The loss from `scnb.kernels` where it applies, None where the reference is to be used"
     if backend not in ("auto", "reference", "fused"):
@@ -97,7 +97,7 @@ def _fused(backend, name, x, params, mask, reduction, **kw):
         why = "x holds NaN"
     if backend == "fused": raise ValueError(f"backend='fused' cannot be used here: {why}; use 'auto' or 'reference'")
 
-# %% ../nbs/00_losses.ipynb #95cec0e6
+# %% ../nbs/00_losses.ipynb #fd941da3
 def poisson_nll(
     x,                # (cells, genes) counts, dense or sparse CSR; NaN counts as masked
     log_mu,           # (cells, genes) log of the mean
@@ -113,21 +113,21 @@ def poisson_nll(
     loss = _at_nonzeros(log_mu.exp(), _poisson_positive, x, log_mu)
     return _reduce(loss, keep, reduction, dtype)
 
-# %% ../nbs/00_losses.ipynb #041a8319
+# %% ../nbs/00_losses.ipynb #f96dcba0
 def softplus(
     t, # any shape
 ):
     "log(1 + e^t) without overflow and without torch's linear cut at t = 20"
     return -F.logsigmoid(-t)
 
-# %% ../nbs/00_losses.ipynb #c027ca6c
+# %% ../nbs/00_losses.ipynb #2401f783
 def log_ratio(x, mu, theta):
     "log((x + theta) / (mu + theta)), exact also where the ratio is close to one"
     t = (x - mu) / (mu + theta)
     near = t.abs() < .5
     return torch.where(near, torch.log1p(t.where(near, 0.)), torch.log((x + theta) / (mu + theta)))
 
-# %% ../nbs/00_losses.ipynb #d7e66b7f
+# %% ../nbs/00_losses.ipynb #c0a9ec50
 def _nb_positive(x, log_mu, log_theta):
     "Negative binomial negative log-probability of x > 0"
     mu, theta = log_mu.exp(), log_theta.exp()
@@ -135,12 +135,12 @@ def _nb_positive(x, log_mu, log_theta):
     width = .5 * torch.log(2 * math.pi * x * (1 + x / theta))
     return deviance + width + stirling_rest(x) + stirling_rest(theta) - stirling_rest(x + theta)
 
-# %% ../nbs/00_losses.ipynb #bedf4889
+# %% ../nbs/00_losses.ipynb #a7d6eee0
 def _nb_zero(log_mu, log_theta):
     "Negative binomial negative log-probability of x = 0"
     return log_theta.exp() * softplus(log_mu - log_theta)
 
-# %% ../nbs/00_losses.ipynb #b44db731
+# %% ../nbs/00_losses.ipynb #cd678d85
 def nb_nll(
     x,                # (cells, genes) counts, dense or sparse CSR; NaN counts as masked
     log_mu,           # (cells, genes) log of the mean
@@ -157,17 +157,17 @@ def nb_nll(
     loss = _at_nonzeros(_nb_zero(log_mu, log_theta), _nb_positive, x, log_mu, log_theta)
     return _reduce(loss, keep, reduction, dtype)
 
-# %% ../nbs/00_losses.ipynb #ac30bfe8
+# %% ../nbs/00_losses.ipynb #4037c08b
 def _zinb_zero(log_mu, log_theta, pi_logits):
     "Zero-inflated negative binomial negative log-probability of x = 0"
     return softplus(pi_logits) - torch.logaddexp(pi_logits, -_nb_zero(log_mu, log_theta))
 
-# %% ../nbs/00_losses.ipynb #6abaf2f6
+# %% ../nbs/00_losses.ipynb #20ee0531
 def _zinb_positive(x, log_mu, log_theta, pi_logits):
     "Zero-inflated negative binomial negative log-probability of x > 0"
     return softplus(pi_logits) + _nb_positive(x, log_mu, log_theta)
 
-# %% ../nbs/00_losses.ipynb #898a4750
+# %% ../nbs/00_losses.ipynb #8491497a
 def zinb_nll(
     x,                # (cells, genes) counts, dense or sparse CSR; NaN counts as masked
     log_mu,           # (cells, genes) log of the mean
@@ -187,7 +187,7 @@ def zinb_nll(
     if ridge: loss = loss + ridge * pi_logits.sigmoid()**2
     return _reduce(loss, keep, reduction, dtype)
 
-# %% ../nbs/00_losses.ipynb #df585a5b
+# %% ../nbs/00_losses.ipynb #841525ce
 def kl_normal(
     mean,   # (cells, latent)
     logvar, # (cells, latent) log of the variance
@@ -195,7 +195,7 @@ def kl_normal(
     "KL divergence of N(mean, exp(logvar)) from N(0, 1), summed over the latent axis: (cells,)"
     return .5 * (mean**2 + torch.expm1(logvar) - logvar).sum(-1)
 
-# %% ../nbs/00_losses.ipynb #8a4c9c41
+# %% ../nbs/00_losses.ipynb #d1a73842
 def student_t(
     z,         # (cells, latent) embedding
     centers,   # (clusters, latent)
@@ -205,7 +205,7 @@ def student_t(
     d = torch.cdist(z, centers, compute_mode="donot_use_mm_for_euclid_dist") # (cells, clusters)
     return torch.softmax(-(alpha + 1) / 2 * torch.log1p(d**2 / alpha), dim=-1)
 
-# %% ../nbs/00_losses.ipynb #f4d61903
+# %% ../nbs/00_losses.ipynb #41cb3b35
 def target_distribution(
     q, # (cells, clusters) soft assignment
 ):
@@ -214,15 +214,15 @@ def target_distribution(
     w = q * (q / q.sum(0).clamp(min=torch.finfo(q.dtype).tiny))
     return w / w.sum(-1, keepdim=True)
 
-# %% ../nbs/00_losses.ipynb #d4db67ff
+# %% ../nbs/00_losses.ipynb #fff55cba
 def cluster_kl(
     p, # (cells, clusters) target distribution
     q, # (cells, clusters) soft assignment
 ):
-    "KL divergence of q from p, mean over cells"
+    "KL divergence of p from q, mean over cells"
     return (torch.xlogy(p, p) - torch.xlogy(p, q.clamp(min=torch.finfo(q.dtype).tiny))).sum(-1).mean()
 
-# %% ../nbs/00_losses.ipynb #6cf5d263
+# %% ../nbs/00_losses.ipynb #47e99186
 def gradient_penalty(
     critic,         # called as critic(cells, *args), gives one score per cell
     real,           # (cells, genes)
@@ -237,7 +237,7 @@ def gradient_penalty(
         grad, = torch.autograd.grad(critic(mix, *args).sum(), mix, create_graph=True)
         return ((grad.flatten(1).norm(dim=1) - 1)**2).mean()
 
-# %% ../nbs/00_losses.ipynb #412a4cbb
+# %% ../nbs/00_losses.ipynb #4a1d5917
 def mmd_rbf(
     x, # (cells of x, features)
     y, # (cells of y, features)

@@ -6,12 +6,12 @@
 __all__ = ['LIKELIHOODS', 'norm_layer', 'GaussianNoise', 'mlp', 'n_params', 'glorot_', 'CountHead', 'count_loss',
            'GaussianLatent', 'ConditionalNorm', 'set_generator']
 
-# %% ../nbs/00b_nn.ipynb #1ebbdf71
+# %% ../nbs/00b_nn.ipynb #ccbb71e3
 import math
 import torch
 from torch import nn
 
-# %% ../nbs/00b_nn.ipynb #5503308c
+# %% ../nbs/00b_nn.ipynb #dbdbf831
 def norm_layer(
     kind:str, # "batch", "layer", "group" or "none"
     dim:int, # number of units
@@ -24,7 +24,7 @@ def norm_layer(
     if kind == "none": return nn.Identity()
     raise ValueError(f"norm={kind!r} is not known: use 'batch', 'layer', 'group' or 'none'")
 
-# %% ../nbs/00b_nn.ipynb #e24e5378
+# %% ../nbs/00b_nn.ipynb #cc704754
 class GaussianNoise(nn.Module):
     "Add Gaussian noise of standard deviation `sd` in training mode; do nothing in evaluation mode."
     def __init__(self,
@@ -38,7 +38,7 @@ class GaussianNoise(nn.Module):
         return noise.add_(x)
     def extra_repr(self): return f"sd={self.sd}"
 
-# %% ../nbs/00b_nn.ipynb #819a647e
+# %% ../nbs/00b_nn.ipynb #151e6b61
 def mlp(
     dims:tuple, # widths from input to output, e.g. (2000, 256, 64)
     norm:str="batch", # "batch", "layer", "group" or "none"
@@ -58,12 +58,12 @@ def mlp(
         if dropout: layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)
 
-# %% ../nbs/00b_nn.ipynb #9a8d60cf
+# %% ../nbs/00b_nn.ipynb #219bcfff
 def n_params(module:nn.Module)->int: # number of trainable numbers
     "Count the trainable parameters of `module`."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../nbs/00b_nn.ipynb #c4915ad3
+# %% ../nbs/00b_nn.ipynb #ecd478c7
 def glorot_(module:nn.Module)->nn.Module: # the same module
     "Glorot-uniform weights and zero biases in every linear layer (Glorot & Bengio 2010, eq. 16), in place."
     for m in module.modules():
@@ -72,13 +72,13 @@ def glorot_(module:nn.Module)->nn.Module: # the same module
             if m.bias is not None: nn.init.zeros_(m.bias)
     return module
 
-# %% ../nbs/00b_nn.ipynb #e4e8bcc3
+# %% ../nbs/00b_nn.ipynb #88a65f65
 LIKELIHOODS = ("nb", "zinb", "poisson", "mse")
 
 def _one_of(name, value, allowed):
     if value not in allowed: raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, allowed))}")
 
-# %% ../nbs/00b_nn.ipynb #7a965ea0
+# %% ../nbs/00b_nn.ipynb #3d47c9fa
 class CountHead(nn.Module):
     "From hidden activations to the parameters of a count likelihood, on the log scale."
     def __init__(self,
@@ -107,7 +107,7 @@ class CountHead(nn.Module):
         elif hasattr(self, "log_theta"): out["log_theta"] = self.log_theta
         return out
 
-# %% ../nbs/00b_nn.ipynb #72793544
+# %% ../nbs/00b_nn.ipynb #d81a8db5
 def count_loss(
     likelihood:str, # "nb", "zinb", "poisson" or "mse"
     x, # observed counts (cells, genes), dense or torch sparse CSR; for "mse" the values to reproduce
@@ -126,7 +126,7 @@ def count_loss(
     if likelihood == "nb": return losses.nb_nll(x, out["log_mu"], out["log_theta"], **kw)
     return losses.zinb_nll(x, out["log_mu"], out["log_theta"], out["pi_logits"], ridge=ridge, **kw)
 
-# %% ../nbs/00b_nn.ipynb #55bb1bed
+# %% ../nbs/00b_nn.ipynb #28907cfd
 class GaussianLatent(nn.Module):
     "Mean, log-variance and a sample of a diagonal Gaussian (Kingma & Welling 2014, section 2.4)."
     def __init__(self,
@@ -140,7 +140,7 @@ class GaussianLatent(nn.Module):
         noise = torch.empty_like(mean).normal_(generator=self.generator)
         return mean + (logvar / 2).exp() * noise, mean, logvar
 
-# %% ../nbs/00b_nn.ipynb #ae5fb30b
+# %% ../nbs/00b_nn.ipynb #70e1b5f6
 class ConditionalNorm(nn.Module):
     "A norm whose scale and shift are looked up by class (Dumoulin et al. 2017, eq. 5)."
     def __init__(self,
@@ -155,7 +155,7 @@ class ConditionalNorm(nn.Module):
     def forward(self, h, c): # h (cells, dim), c (cells,) class codes -> (cells, dim)
         return self.gamma(c) * self.norm(h) + self.beta(c)
 
-# %% ../nbs/00b_nn.ipynb #4af02a2f
+# %% ../nbs/00b_nn.ipynb #9f1c9f3f
 def set_generator(
     module:nn.Module, # any network
     generator:torch.Generator, # on the device of the network

@@ -6,22 +6,22 @@
 __all__ = ['STYLE', 'PALETTE', 'GREY', 'INK', 'DASHES', 'SCORE_NAMES', 'style', 'colors', 'png', 'svg', 'Picture', 'show',
            'lines', 'umap', 'embedding', 'confusion', 'losses', 'stages', 'curve_k', 'scores', 'pair', 'pmf']
 
-# %% ../nbs/01c_plot.ipynb #04edb639
+# %% ../nbs/01c_plot.ipynb #6cafbe89
 import warnings
 import numpy as np, pandas as pd
 
-# %% ../nbs/01c_plot.ipynb #15e92036
+# %% ../nbs/01c_plot.ipynb #403ef752
 from .data import InputError
 from .metrics import _kept_random, confusion as confusion_table, label_codes
 
-# %% ../nbs/01c_plot.ipynb #c97f1165
+# %% ../nbs/01c_plot.ipynb #9d096f25
 STYLE = {"figure.dpi": 100, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.linewidth": .8, "axes.grid": False,
          "text.color": "#222222", "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444", "axes.axisbelow": True,
          "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "legend.frameon": False, "lines.linewidth": 1.6,
          "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "svg.hashsalt": "scnb", "svg.fonttype": "none"}
 
-# %% ../nbs/01c_plot.ipynb #755b7384
+# %% ../nbs/01c_plot.ipynb #367e9ced
 def style(): # context manager
     "The project's matplotlib settings, for the length of a `with` block."
     from matplotlib import font_manager as fm, style as mpl_style
@@ -29,19 +29,19 @@ def style(): # context manager
     cjk = [f for f in ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei") if f in have]
     return mpl_style.context(["default", {**STYLE, "font.family": ["sans-serif", *cjk]}])
 
-# %% ../nbs/01c_plot.ipynb #f09a5326
+# %% ../nbs/01c_plot.ipynb #f245afe8
 PALETTE = ("#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #692D0F #780069 #C3B469 #2D5AD2 #D22D4B #782D4B #4B96FF #007878 #3C693C #FF8796 "
            "#964B00 #00C3D2 #5A2D96 #5AA53C #696996 #87A569 #A569D2 #B41E69 #E1B44B #2D4B87 #5AC3A5 #692D2D #F0A587 #A52D2D #FF96FF #E1783C").split()
 GREY, INK = "#B8B8B8", "#222222"
 
-# %% ../nbs/01c_plot.ipynb #eccb6e3c
+# %% ../nbs/01c_plot.ipynb #d783b74e
 def colors(
     n, # how many
 )->list: # hex strings; repeats after 32
     "The first n colours."
     return [PALETTE[i % len(PALETTE)] for i in range(n)]
 
-# %% ../nbs/01c_plot.ipynb #bba48c71
+# %% ../nbs/01c_plot.ipynb #4e98979e
 def _text(
     x,        # any label
     width=32, # longest to show
@@ -51,7 +51,7 @@ def _text(
     s = s if len(s) <= width and len(str(x)) <= 4 * width else s[:width - 1] + "…"
     return s.replace("$", r"\$")
 
-# %% ../nbs/01c_plot.ipynb #7da6fb5d
+# %% ../nbs/01c_plot.ipynb #d77c5af6
 def _axes(
     ax,              # Axes to draw into, or None
     size=(4.2, 3.4), # inches of a new figure
@@ -61,7 +61,7 @@ def _axes(
     import matplotlib.pyplot as plt
     return plt.subplots(figsize=size)[1]
 
-# %% ../nbs/01c_plot.ipynb #ada8dbad
+# %% ../nbs/01c_plot.ipynb #4cc32cca
 def _finish(
     ax,           # Axes
     title=None, xlabel=None, ylabel=None, # texts
@@ -75,7 +75,7 @@ def _finish(
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../nbs/01c_plot.ipynb #3a6d7ead
+# %% ../nbs/01c_plot.ipynb #3b76e4a7
 def _bytes(
     fig,    # Figure or Axes
     format, # "png" or "svg"
@@ -92,10 +92,10 @@ def _bytes(
     plt.close(fig)
     return out.getvalue()
 
-# %% ../nbs/01c_plot.ipynb #117a269a
+# %% ../nbs/01c_plot.ipynb #598f2218
 def _small(
     data, # a PNG file
-)->bytes: # the same picture in 256 colours, a third of the size
+)->bytes: # the same picture in 256 colours
     "A smaller PNG file."
     import io
     from PIL import Image
@@ -103,7 +103,7 @@ def _small(
     Image.open(io.BytesIO(data)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="png", optimize=True)
     return out.getvalue()
 
-# %% ../nbs/01c_plot.ipynb #e641de8f
+# %% ../nbs/01c_plot.ipynb #b0a92726
 def png(
     fig,     # Figure or Axes
     dpi=100, # dots per inch
@@ -118,7 +118,7 @@ def svg(
     "A figure as SVG bytes; the same figure gives the same bytes."
     return _bytes(fig, "svg", dpi, {"Date": None, "Creator": None})
 
-# %% ../nbs/01c_plot.ipynb #998f8453
+# %% ../nbs/01c_plot.ipynb #32ea258b
 class Picture:
     "A finished picture that a notebook shows by itself."
     def __init__(self, data, format): self.data, self.format = data, format
@@ -136,7 +136,7 @@ def show(
     format = format or ("png" if any(isinstance(c, PathCollection) and c.get_rasterized() for a in fig.axes for c in a.collections) else "svg")
     return Picture(png(fig) if format == "png" else svg(fig), format)
 
-# %% ../nbs/01c_plot.ipynb #6e9dc916
+# %% ../nbs/01c_plot.ipynb #424be52c
 DASHES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]
 
 def lines(
@@ -154,7 +154,7 @@ def lines(
         if df.shape[1] > 1: ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
         return _finish(ax, title, xlabel, ylabel)
 
-# %% ../nbs/01c_plot.ipynb #46e04772
+# %% ../nbs/01c_plot.ipynb #b6c37337
 @_kept_random()
 def umap(
     z,              # (cells, dims) embedding
@@ -173,7 +173,7 @@ def umap(
         fit = UMAP(n_neighbors=min(n_neighbors, n - 1), random_state=seed, n_jobs=1, init="spectral" if n > 30 else "random")
         return np.asarray(fit.fit_transform(z), dtype=np.float32)
 
-# %% ../nbs/01c_plot.ipynb #82a76c97
+# %% ../nbs/01c_plot.ipynb #7433e927
 def _kind(
     color, # (cells,) values
 )->str:    # "categorical" or "continuous"
@@ -182,7 +182,7 @@ def _kind(
     if isinstance(s.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(s) or not pd.api.types.is_numeric_dtype(s): return "categorical"
     return "categorical" if pd.api.types.is_integer_dtype(s) and s.nunique() <= 40 else "continuous"
 
-# %% ../nbs/01c_plot.ipynb #e5b175f9
+# %% ../nbs/01c_plot.ipynb #142a5f04
 def embedding(
     xy,             # (cells, 2) positions
     color=None,     # (cells,) categories or numbers; missing: grey
@@ -209,7 +209,7 @@ def embedding(
         ax.set(xticks=[], yticks=[])
         return _finish(ax, title, *axes)
 
-# %% ../nbs/01c_plot.ipynb #bf0f14b3
+# %% ../nbs/01c_plot.ipynb #3b6b1292
 def _categories(ax, xy, color, legend, label, size):
     "Points by category, then their names."
     codes, levels = label_codes(color)
@@ -223,7 +223,7 @@ def _categories(ax, xy, color, legend, label, size):
     if legend in ("data", "both"): _on_data(ax, xy, codes, [_text(l, 20) if not numbered else str(i + 1) for i, l in enumerate(levels)])
     if legend in ("side", "both"): _beside(ax, [(f"{i + 1}  " if numbered else "") + _text(l, 32 if k < 17 else 24) for i, l in enumerate(levels)], rgb, (codes < 0).any(), label)
 
-# %% ../nbs/01c_plot.ipynb #686b38ae
+# %% ../nbs/01c_plot.ipynb #2a8658a6
 def _on_data(ax, xy, codes, names):
     "Each name at the cell nearest to the middle of its category."
     from matplotlib import patheffects
@@ -232,7 +232,7 @@ def _on_data(ax, xy, codes, names):
         at = p[np.argmin(((p - np.median(p, 0))**2).sum(1))]
         ax.text(*at, name, ha="center", va="center", fontsize=8, fontweight="bold", color=INK, path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])
 
-# %% ../nbs/01c_plot.ipynb #36621ffa
+# %% ../nbs/01c_plot.ipynb #0d30f6b7
 def _beside(ax, names, rgb, missing, label, rows=17, most=68):
     "A legend on the right, in as many columns as it needs."
     from matplotlib.lines import Line2D
@@ -243,7 +243,7 @@ def _beside(ax, names, rgb, missing, label, rows=17, most=68):
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), ncols=-(-len(handles) // rows), handletextpad=.2, columnspacing=1.,
               labelspacing=.35, borderaxespad=0, title=_text(label) if label else None, alignment="left")
 
-# %% ../nbs/01c_plot.ipynb #e5782fbc
+# %% ../nbs/01c_plot.ipynb #a26fa351
 def _continuous(ax, xy, color, legend, label, size):
     "Points by value, low ones first, with a colour bar."
     v = pd.to_numeric(pd.Series(np.asarray(color)), errors="coerce").to_numpy(float, na_value=np.nan)
@@ -255,7 +255,7 @@ def _continuous(ax, xy, color, legend, label, size):
         bar = ax.figure.colorbar(pts, ax=ax, shrink=.8, pad=.03, label=_text(label or "value"))
         bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
 
-# %% ../nbs/01c_plot.ipynb #80cac922
+# %% ../nbs/01c_plot.ipynb #3b791073
 def confusion(
     labels,      # (cells,) known labels, missing ones left out
     pred,        # (cells,) clusters
@@ -280,7 +280,7 @@ def confusion(
         bar = ax.figure.colorbar(im, ax=ax, shrink=.8, pad=.02, label=f"share of the {names[0]}"); bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
         return _finish(ax, title, names[1], names[0])
 
-# %% ../nbs/01c_plot.ipynb #94bb5f0e
+# %% ../nbs/01c_plot.ipynb #d61aebb4
 def _along(
     df, # table with or without columns epoch and stage
 )->np.ndarray: # (rows,) position along x
@@ -288,7 +288,7 @@ def _along(
     e = df["epoch"].to_numpy(float) if "epoch" in df else np.arange(len(df))
     return e if len(e) < 2 or (np.diff(e) > 0).all() else np.arange(1, len(df) + 1)
 
-# %% ../nbs/01c_plot.ipynb #976851dc
+# %% ../nbs/01c_plot.ipynb #6d25d6de
 def losses(
     history,    # DataFrame, one row per epoch: loss, val_loss; maybe epoch, stage
     title=None, # text above
@@ -313,7 +313,7 @@ def losses(
         ax.legend(loc="upper right")
         return _finish(ax, title, "epoch", ylabel, pad)
 
-# %% ../nbs/01c_plot.ipynb #d5f49c1f
+# %% ../nbs/01c_plot.ipynb #752264aa
 def _stage_marks(ax, x, stage):
     "A dotted line where a stage begins, its name at the top; returns the room a title must leave for the names."
     start = np.r_[0, np.flatnonzero(stage[1:] != stage[:-1]) + 1]
@@ -326,7 +326,7 @@ def _stage_marks(ax, x, stage):
         ax.annotate(_text(stage[i], 16), (at[n], 1.), xycoords=("data", "axes fraction"), xytext=(2, 2 + up), textcoords="offset points", fontsize=7, color="#555555", va="bottom")
     return 24
 
-# %% ../nbs/01c_plot.ipynb #3da4e5f3
+# %% ../nbs/01c_plot.ipynb #021fadce
 def stages(
     df,          # DataFrame: stage, epoch, label_change; maybe ari, and a boolean column chosen
     title=None,  # text above
@@ -350,7 +350,7 @@ def stages(
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
         return _finish(ax, title, "epoch", "share of cells; ARI" if len(use) > 1 else "share of cells" if use[0][0] == "label_change" else "ARI", pad)
 
-# %% ../nbs/01c_plot.ipynb #8546203f
+# %% ../nbs/01c_plot.ipynb #94d92e5f
 def curve_k(
     df,            # DataFrame: k (column or index), a criterion, maybe sd: a band around it
     chosen=None,   # the k that was taken
@@ -379,7 +379,7 @@ def curve_k(
         ax.xaxis.get_major_locator().set_params(integer=True)
         return _finish(ax, title, "number of clusters k", ylabel or str(y).replace("_", " "))
 
-# %% ../nbs/01c_plot.ipynb #f29516b1
+# %% ../nbs/01c_plot.ipynb #636dc254
 SCORE_NAMES = dict(ari="ARI", nmi="NMI", acc="ACC", v_measure="V-measure", homogeneity="homogeneity", completeness="completeness")
 
 def scores(
@@ -408,7 +408,7 @@ def scores(
         ax.axvline(0, color="#555555", lw=.8); ax.spines["left"].set_visible(False)
         return _finish(ax, title, SCORE_NAMES.get(value, str(value).replace("_", " ")), "" if by is None and not group else str(group or by))
 
-# %% ../nbs/01c_plot.ipynb #bab07592
+# %% ../nbs/01c_plot.ipynb #14861bd6
 def _score_table(
     table, value, by, group, # as in `scores`
 )->pd.DataFrame:             # columns by, group, value
@@ -422,7 +422,7 @@ def _score_table(
     if not len(out): raise InputError(f"no run has a value of {value!r}")
     return out
 
-# %% ../nbs/01c_plot.ipynb #cc79d372
+# %% ../nbs/01c_plot.ipynb #90daf697
 def _bars(ax, t, methods, groups, fill):
     "Bars, dots and means; returns the position (groups, methods) of each bar."
     at = np.arange(len(groups))[:, None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
@@ -435,7 +435,7 @@ def _bars(ax, t, methods, groups, fill):
             if len(x): ax.text(max(x.max(), 0), y, f"  {mu:.2f}", va="center", fontsize=8, color=INK)
     return at
 
-# %% ../nbs/01c_plot.ipynb #11582f86
+# %% ../nbs/01c_plot.ipynb #840014ca
 def pair(
     x, y,        # (cells,) two variables
     color=None,  # (cells,) categories or numbers
@@ -455,10 +455,10 @@ def pair(
         for a in (ax.xaxis, ax.yaxis): a.set_major_locator(MaxNLocator(5))
         return _finish(ax)
 
-# %% ../nbs/01c_plot.ipynb #c1ce960e
+# %% ../nbs/01c_plot.ipynb #7b5b83c7
 def pmf(
     curves,        # {name: (n,) probabilities of 0, 1, ..., n - 1}
-    observed=None, # (cells,) counts, drawn as shares
+    observed=None, # (cells,) counts, drawn as shares; larger ones than the curves reach are left out
     title=None,    # text above
     *,
     xlabel="count", ax=None, # name of the axis; Axes to draw into

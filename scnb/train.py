@@ -7,10 +7,10 @@ __all__ = ['log', 'PROMISES', 'child_seed', 'own_randomness', 'resolve_device', 
            'Loop', 'signals', 'Callback', 'History', 'EarlyStopping', 'Plateau', 'global_rng', 'set_global_rng',
            'load_optimizer', 'InterruptAt', 'diagnose', 'first_bad_layer', 'culprits', 'Guard', 'write_tensors',
            'read_tensors', 'Memory', 'Checkpoint', 'Progress', 'Settings', 'Fit', 'Model', 'start_from',
-           'table_to_json', 'to_json', 'from_json', 'load_model', 'own_class', 'stoppers', 'promise', 'Case',
-           'check_model']
+           'table_to_json', 'table_from_json', 'to_json', 'from_json', 'load_model', 'own_class', 'stoppers', 'promise',
+           'Case', 'check_model']
 
-# %% ../nbs/01a_train.ipynb #2b344e94
+# %% ../nbs/01a_train.ipynb #656f80d3
 import contextlib, hashlib, importlib, inspect, json, logging, math, os, shutil, signal, tempfile, threading
 from dataclasses import dataclass, field, asdict
 from pathlib import Path
@@ -21,12 +21,12 @@ from fastcore.basics import patch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from . import __version__, nn as blocks
-from .data import InputError, Recipe, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, prepared
+from .data import InputError, Recipe, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, params_of, prepared
 
-# %% ../nbs/01a_train.ipynb #476c725c
+# %% ../nbs/01a_train.ipynb #1d818b65
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #9a392c14
+# %% ../nbs/01a_train.ipynb #5137548a
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -34,7 +34,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #750ec34c
+# %% ../nbs/01a_train.ipynb #e760dd8d
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -42,7 +42,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #845032c9
+# %% ../nbs/01a_train.ipynb #3777494a
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -57,12 +57,12 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #9980b920
+# %% ../nbs/01a_train.ipynb #636c0363
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
     num_nodes:int=1, # machines
-    strategy:str="auto", # Fabric's name of a strategy; "auto" with several processes: "ddp_spawn" (nothing may fork after a parallel kernel ran)
+    strategy:str="auto", # Fabric's name of a strategy; "auto" with several processes: "ddp_spawn" (started afresh, since a process forked after a parallel kernel ran can hang)
     precision:str="32-true", # Fabric's name of a precision, e.g. "bf16-mixed"
 ):
     "A `lightning_fabric.Fabric` for these settings."
@@ -73,7 +73,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #a1899b2e
+# %% ../nbs/01a_train.ipynb #695ac15b
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -88,16 +88,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #b3a8827e
+# %% ../nbs/01a_train.ipynb #3cb9b182
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #4c53eb09
+# %% ../nbs/01a_train.ipynb #ee71578d
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #274beca2
+# %% ../nbs/01a_train.ipynb #211fa6f9
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -130,7 +130,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #80c42a9f
+# %% ../nbs/01a_train.ipynb #06c58bc6
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -167,7 +167,7 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     params = [p for g in self.opts[i].param_groups for p in g["params"]]
     return torch.nn.utils.clip_grad_norm_(params, self.clip or math.inf).item()
 
-# %% ../nbs/01a_train.ipynb #509154f2
+# %% ../nbs/01a_train.ipynb #971aaf92
 @patch
 def add(self:Loop, parts, n, prefix=""):
     for k, v in parts.items():
@@ -191,7 +191,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #35b0c0c3
+# %% ../nbs/01a_train.ipynb #0375d26c
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -207,7 +207,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #cc27d59a
+# %% ../nbs/01a_train.ipynb #50168a19
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -218,14 +218,14 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #9f3ee1b9
+# %% ../nbs/01a_train.ipynb #5c09dbbe
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #376da7fc
+# %% ../nbs/01a_train.ipynb #8f634607
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -242,7 +242,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #cfade349
+# %% ../nbs/01a_train.ipynb #44079704
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -254,7 +254,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #cc29f12c
+# %% ../nbs/01a_train.ipynb #c67113f8
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -287,7 +287,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #c48dffb8
+# %% ../nbs/01a_train.ipynb #0720ea33
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -308,7 +308,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #1ab2954b
+# %% ../nbs/01a_train.ipynb #4052a505
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -317,7 +317,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #a1a66b5c
+# %% ../nbs/01a_train.ipynb #1a516864
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -333,7 +333,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #48dee840
+# %% ../nbs/01a_train.ipynb #bf8ba21b
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -360,7 +360,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #fb0787bd
+# %% ../nbs/01a_train.ipynb #1be8c6bb
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left = tries, factor, tries
@@ -372,15 +372,16 @@ class Guard(Callback):
     def on_nonfinite(self, loop, error):
         if self.left == 0: raise NonFinite(f"{error}; gave up after {self.tries} tries with lower learning rates") from None
         left = self.left - 1
-        lrs = [[g["lr"] * self.factor ** (self.tries - left) for g in groups] for groups in self.good[1]["groups"]]
+        lrs = [[g["lr"] * self.factor for g in groups] for groups in self.good[1]["groups"]]
         loop.load_state(*self.good)
         for opt, lr in zip(loop.opts, lrs):
             for g, l in zip(opt.param_groups, lr): g["lr"] = l
         self.left = left
+        self.snapshot(loop)                                  # a second failure starts from the lower rate
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #d64b24fa
+# %% ../nbs/01a_train.ipynb #17ecf820
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -401,7 +402,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #62511555
+# %% ../nbs/01a_train.ipynb #c6171f04
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -434,7 +435,7 @@ class Memory:
         write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
             running=loop.stage if loop is not None else None, loop=meta, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #e8d0e6dd
+# %% ../nbs/01a_train.ipynb #865ab4f8
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -448,7 +449,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #ca3fd6d9
+# %% ../nbs/01a_train.ipynb #f5514ded
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -461,7 +462,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #ff1d409e
+# %% ../nbs/01a_train.ipynb #4754410d
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -473,10 +474,13 @@ class Settings:
         for name, low in (("max_epochs", 1), ("batch_size", 2), ("devices", 1), ("num_nodes", 1)):
             v = getattr(self, name)
             if v is not None and (not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low): raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
+            if v is not None: setattr(self, name, int(v))
         if not 0 <= self.validation < 1: raise InputError(f"validation={self.validation!r}: a share of the cells from 0 to below 1 is needed")
         if not isinstance(self.seed, (int, np.integer)) or self.seed < 0: raise InputError(f"seed={self.seed!r}: a whole number from 0 is needed")
+        self.seed = int(self.seed)
+        if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
-# %% ../nbs/01a_train.ipynb #2440105d
+# %% ../nbs/01a_train.ipynb #d82a5413
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -491,10 +495,10 @@ class Fit:
         order = canonical_order(adata, settings.layer)
         self.cells = order[adata.obs["scnb_keep"].to_numpy()[order]]    # rows to train on
         self.all_cells = order                                          # every row, in canonical order
-        n_val = round(settings.validation * len(self.cells))
+        n_val = min(round(settings.validation * len(self.cells)), max(0, len(self.cells) - 2))
         drawn = np.random.default_rng(child_seed(settings.seed, "split")).permutation(len(self.cells))
         self.val, self.train = (self.cells[np.sort(i)] for i in (drawn[:n_val], drawn[n_val:]))
-        if len(self.train) < 2: raise InputError(f"{len(self.cells)} cells with counts are too few to train on: at least 2 are needed beside the held-out ones")
+        if len(self.train) < 2: raise InputError(f"{len(self.cells)} cell(s) with counts are too few to train on: at least 2 are needed")
 
     def batches(self, rows, shuffle=True, **kw):
         "Minibatches of `rows`; each process gets its share when training."
@@ -510,12 +514,15 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #bac28c33
+# %% ../nbs/01a_train.ipynb #9576593d
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
     if name in self.memory.done:
-        task.module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in self.memory.tensors.items() if k.startswith(f"{name}.")})
+        kept = lambda p: {k.removeprefix(p): v for k, v in self.memory.tensors.items() if k.startswith(p)}
+        task.module.load_state_dict(kept(f"{name}."))
+        for k, state in kept(f"rng.{name}.").items(): task.generators[k].set_state(state)
+        set_global_rng(kept(f"torch.{name}."))
         return None
     use_val = hold_out and len(self.val) > 0
     rows = self.train if use_val else self.cells
@@ -529,10 +536,12 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     loop.run()
     self.memory.done.append(name)
     self.memory.tensors |= {f"{name}.{k}": v.detach().cpu().clone() for k, v in task.module.state_dict().items()}
+    self.memory.tensors |= {f"rng.{name}.{k}": g.get_state() for k, g in task.generators.items()} | {f"torch.{name}.{k}": v for k, v in global_rng().items()}
     self.memory.save()
+    if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop
 
-# %% ../nbs/01a_train.ipynb #1fa6b262
+# %% ../nbs/01a_train.ipynb #6cb8c4ce
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
@@ -559,9 +568,10 @@ class Model(BaseEstimator):
         fabric = make_fabric(device, devices, num_nodes, strategy, precision)
         self._check_params(adata)
         view = prepared(adata, layer=layer, **self._preprocessing(adata))
+        settings.layer = params_of(view)["layer"]                        # the one that was found, for `transform` to use again
         if max_epochs is None: settings.max_epochs = self._epochs(int(view.obs["scnb_keep"].sum()), settings.batch_size)
         if checkpoint_dir is not None: Memory(checkpoint_dir, self._fingerprint(view, settings), resume)    # fail now rather than in a child process
-        with own_randomness(seed), kept_threads(): fitted = fabric.launch(_train, self, view, settings)
+        with own_randomness(settings.seed), kept_threads(): fitted = fabric.launch(_train, self, view, settings)
         vars(self).update(fitted)
         return self
 
@@ -572,7 +582,7 @@ class Model(BaseEstimator):
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #f99116b9
+# %% ../nbs/01a_train.ipynb #1b0580ae
 def _train(fabric, model, view, settings):
     "Fit `model` in this process; returns its fitted attributes."
     memory = Memory(settings.checkpoint_dir, model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {}, settings.resume or not fabric.is_global_zero)
@@ -599,13 +609,14 @@ def start_from(module, genes, source):
     if wrong: raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same dims, likelihood and norm")
     module.load_state_dict({k: theirs[k] for k in mine})
 
-# %% ../nbs/01a_train.ipynb #b0f7ba3e
+# %% ../nbs/01a_train.ipynb #d047763f
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
     recipe = Recipe.of(view)
     own = {k: getattr(s, k) for k in ("batch_size", "validation", "early_stopping", "seed", "precision", "max_epochs", "layer")}
-    return dict(model=type(self).__name__, params=json.loads(json.dumps(self.get_params(), default=str)), data=data_hash(view, s.layer), genes=genes_hash(recipe.genes)) | own
+    return dict(model=type(self).__name__, params=json.loads(json.dumps(self.get_params(), default=str)), data=data_hash(view, s.layer), genes=genes_hash(recipe.genes), recipe={k: v for k, v in recipe.to_dict().items() if k != "genes"},
+        cells=int(view.obs["scnb_keep"].sum()), device=resolve_device(s.device)[0], processes=[s.devices, s.num_nodes]) | own
 
 @patch
 def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
@@ -614,7 +625,7 @@ def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #6d731448
+# %% ../nbs/01a_train.ipynb #75f309ea
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -643,7 +654,7 @@ def transform(self:Model,
 @patch
 def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #8258bb4d
+# %% ../nbs/01a_train.ipynb #2dcca6e8
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -659,7 +670,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #1ac3b3a4
+# %% ../nbs/01a_train.ipynb #4746c54b
 @patch
 def save(self:Model,
     path, # folder to make
@@ -669,11 +680,12 @@ def save(self:Model,
     self._check_fitted()
     path = Path(path)
     if path.exists() and not overwrite: raise InputError(f"{path} is there already: pass overwrite=True to replace it")
+    if path.is_dir() and any(path.iterdir()) and not (path / "model.json").is_file(): raise InputError(f"{path} holds something else than a saved model and is not replaced: name another folder")
     if not path.absolute().parent.is_dir(): raise InputError(f"folder {path.absolute().parent} does not exist: make it first")
     tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
     tensors |= {f"recipe.{k}": torch.as_tensor(v) for k, v in self.recipe_.arrays().items()}
     tensors |= {f"array.{k}": torch.as_tensor(np.asarray(getattr(self, k))) for k in self._fitted_arrays}
-    meta = dict(model=f"{type(self).__module__}:{type(self).__name__}", version=self.version_, params=self.get_params(), seed=self.seed_, layer=self.layer_,
+    meta = dict(model=f"{type(self).__module__}:{type(self).__name__}", version=self.version_, params=self.get_params(), seed=self.seed_, layer=self.layer_, device="cpu" if self.device_ == "cpu" else "auto",
         recipe=self.recipe_.to_dict(), genes_hash=genes_hash(self.recipe_.genes), history=table_to_json(self.history_), fitted={k: to_json(getattr(self, k)) for k in self._fitted_json})
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
     try:
@@ -683,8 +695,10 @@ def save(self:Model,
         os.replace(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #16d7f1dd
+# %% ../nbs/01a_train.ipynb #c7049a44
 def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
+
+def table_from_json(t): return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
 
 def to_json(v):
     "What JSON can hold, for numpy scalars, arrays and tables."
@@ -693,9 +707,9 @@ def to_json(v):
     if isinstance(v, np.ndarray): return v.tolist()
     return v
 
-def from_json(v): return pd.DataFrame(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
+def from_json(v): return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #ec3b6296
+# %% ../nbs/01a_train.ipynb #eb7f6b2b
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -716,16 +730,19 @@ def load_model(
     model.module_ = model._build(len(model.recipe_.genes))
     model.module_.load_state_dict(part("module."))
     model.module_.eval()
-    model.history_, model.seed_, model.layer_, model.version_ = pd.DataFrame(meta["history"]), meta["seed"], meta["layer"], meta["version"]
-    model.device_, model.n_features_in_ = "auto", len(model.recipe_.genes)
+    model.history_, model.seed_, model.layer_, model.version_ = table_from_json(meta["history"]), meta["seed"], meta["layer"], meta["version"]
+    model.device_, model.n_features_in_ = meta["device"], len(model.recipe_.genes)
     return model
 
-# %% ../nbs/01a_train.ipynb #9b8d2c3d
+# %% ../nbs/01a_train.ipynb #cece90c0
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
     if not module.startswith("scnb."): raise InputError(f"{path} holds a model from outside scnb ({name}): load it with its own class, {cls}.load(path)")
-    return getattr(importlib.import_module(module), cls)
+    try: found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError): found = None
+    if not (isinstance(found, type) and issubclass(found, Model)): raise InputError(f"{path} names {name}, which is no model of this version of scnb")
+    return found
 
 @patch(cls_method=True)
 def load(cls:Model, path):
@@ -736,7 +753,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #e22f19b6
+# %% ../nbs/01a_train.ipynb #d51b6adb
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -747,7 +764,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #2572ab7a
+# %% ../nbs/01a_train.ipynb #65942bab
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -766,7 +783,7 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #a9bea5fe
+# %% ../nbs/01a_train.ipynb #c050537a
 @promise("the constructor takes keywords and only stores them")
 def _(c):
     from sklearn.base import clone
@@ -790,7 +807,7 @@ def _(c):
     assert (a.X != c.adata.X).nnz == 0
     assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
 
-# %% ../nbs/01a_train.ipynb #d775c443
+# %% ../nbs/01a_train.ipynb #9c360a6e
 @promise("same seed, same bits; another seed, another result")
 def _(c):
     assert np.array_equal(c.first, c.embed())
@@ -817,7 +834,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #2affb316
+# %% ../nbs/01a_train.ipynb #4579fac5
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -859,7 +876,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #7b190faa
+# %% ../nbs/01a_train.ipynb #c70f1dbf
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes
