@@ -295,7 +295,7 @@ def site_builds_up_to_quarto():
 
 def runtime_needs_no_tools():
     "The package imports nothing that only the development set brings."
-    tools = {"nbdev", "fastcore", "execnb", "ghapi", "fastgit", "IPython", "ipykernel", "jupyter_client", "nbformat", "nbconvert", "nbclient", "hypothesis", "pytest"}
+    tools = {"nbdev", "execnb", "ghapi", "fastgit", "IPython", "ipykernel", "jupyter_client", "nbformat", "nbconvert", "nbclient", "hypothesis", "pytest"}
     for path in sorted(LIB.glob("*.py")):
         for name in sorted({n.split(".")[0] for n in imports(path)} & tools): yield f"{LIB.name}/{path.name} imports {name}"
 
