@@ -8,22 +8,22 @@ __all__ = ['METHODS', 'GRIDS', 'check_k', 'check_run', 'Clustering', 'cluster', 
            'results_folder', 'same_settings', 'options', 'command_for', 'run_cluster', 'plan', 'run_grid', 'results',
            'stage_scores', 'summarise']
 
-# %% ../nbs/06a_bench.ipynb #72b87222
+# %% ../nbs/06a_bench.ipynb #9434fdc4
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #edb3a7ed
+# %% ../nbs/06a_bench.ipynb #84153507
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #a029b39e
+# %% ../nbs/06a_bench.ipynb #1307dfe7
 from . import __version__
 from .data import InputError, REGISTRY, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import make_fabric, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #6b653166
+# %% ../nbs/06a_bench.ipynb #daa70722
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -37,7 +37,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #4be1b571
+# %% ../nbs/06a_bench.ipynb #2898bf8b
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -56,7 +56,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #b50640b6
+# %% ../nbs/06a_bench.ipynb #cfc1027a
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -78,7 +78,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #3f1647cd
+# %% ../nbs/06a_bench.ipynb #e8ae6448
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -100,7 +100,7 @@ def cluster(
     codes = model.predict(adata) if model else base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start)
 
-# %% ../nbs/06a_bench.ipynb #13b15f07
+# %% ../nbs/06a_bench.ipynb #4b1a6d98
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -123,7 +123,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #8e183124
+# %% ../nbs/06a_bench.ipynb #c325479c
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -132,7 +132,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #657178cc
+# %% ../nbs/06a_bench.ipynb #14239e3f
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -143,7 +143,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #45d7375c
+# %% ../nbs/06a_bench.ipynb #2b7f376b
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -164,7 +164,7 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #b936f2f7
+# %% ../nbs/06a_bench.ipynb #940befcd
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -182,7 +182,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #7ba2d20d
+# %% ../nbs/06a_bench.ipynb #ff411770
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -205,7 +205,7 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #a66720e8
+# %% ../nbs/06a_bench.ipynb #bd3743e6
 def machine():
     "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
@@ -221,7 +221,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #b601c1c9
+# %% ../nbs/06a_bench.ipynb #36cb4654
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -237,18 +237,19 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #87878168
+# %% ../nbs/06a_bench.ipynb #25eda2d6
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
     kw, # further arguments of `cluster`
 )->dict:
     "One run in this process, as a record."
+    import torch
     warnings.simplefilter("ignore")
     adata, name, label_key = open_data(data, label_key)
     labels = labels_of(adata, label_key)
     run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, **kw})
-    return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(), versions=versions(), data_hash=data_hash(adata, kw.get("layer")))
+    return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(), threads=torch.get_num_threads(), versions=versions(), data_hash=data_hash(adata, kw.get("layer")))
 
 def in_fresh_process(
     *args, # of `measure`
@@ -267,7 +268,7 @@ def _child():
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #8c93007d
+# %% ../nbs/06a_bench.ipynb #dcf17f02
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -277,7 +278,7 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #0263f0fd
+# %% ../nbs/06a_bench.ipynb #e49befd3
 def same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
     if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
@@ -293,7 +294,7 @@ def command_for(name, seed, n_clusters, method, kw):
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
     return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw)
 
-# %% ../nbs/06a_bench.ipynb #fc21c646
+# %% ../nbs/06a_bench.ipynb #8b0574ff
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -315,7 +316,7 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #32190432
+# %% ../nbs/06a_bench.ipynb #17155ac4
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 
 def plan(
@@ -330,7 +331,7 @@ def plan(
     if not use: raise InputError(f"grid {grid!r} has no data set {data!r}: it has {', '.join(g['data'] for g in GRIDS[grid])}")
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #cfa08c1a
+# %% ../nbs/06a_bench.ipynb #8b4cf7a8
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -342,7 +343,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #55138e13
+# %% ../nbs/06a_bench.ipynb #72319902
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -361,7 +362,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #002984f6
+# %% ../nbs/06a_bench.ipynb #85551ca3
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs

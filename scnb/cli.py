@@ -10,17 +10,17 @@ __all__ = ['UsageError', 'ClickError', 'app', 'Input', 'K', 'LabelKey', 'Overwri
            'write_all', 'this_command', 'summary', 'stage_lines', 'report', 'bench', 'data_list', 'data_path',
            'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #b04b6ca7
+# %% ../nbs/08_cli.ipynb #27c61b80
 import json, os, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #c9470119
+# %% ../nbs/08_cli.ipynb #ca0dd8f6
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #92354c10
+# %% ../nbs/08_cli.ipynb #2f678aa2
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -34,7 +34,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #a51af9a1
+# %% ../nbs/08_cli.ipynb #73e03076
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -50,7 +50,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #a667a8d1
+# %% ../nbs/08_cli.ipynb #dc177df5
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -83,7 +83,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #a6657b9f
+# %% ../nbs/08_cli.ipynb #5fd517aa
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -95,7 +95,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #46743296
+# %% ../nbs/08_cli.ipynb #4854b6be
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -112,7 +112,7 @@ MaxEpochs = Annotated[Optional[int], _option("--max-epochs", min=1, metavar="N",
 Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #7945b84e
+# %% ../nbs/08_cli.ipynb #8430f48c
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -127,7 +127,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #fedd725c
+# %% ../nbs/08_cli.ipynb #7a9ecdcf
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -151,7 +151,7 @@ def check_storable(adata, path):
         try: anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)).write_h5ad(Path(tmp)/"x.h5ad")
         except Exception as e: raise InputError(f"--h5ad {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #b2221802
+# %% ../nbs/08_cli.ipynb #6ab0964b
 @app.command()
 def cluster(
     input: Input,
@@ -179,7 +179,7 @@ def cluster(
         with out: write_all(out, adata, run, record)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else summary(run, record, out))
 
-# %% ../nbs/08_cli.ipynb #4a389937
+# %% ../nbs/08_cli.ipynb #27b84fc9
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -217,7 +217,7 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None):
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #e55c296c
+# %% ../nbs/08_cli.ipynb #b3bec5f7
 def write_all(out, adata, run, record):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -233,7 +233,7 @@ def write_all(out, adata, run, record):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #33fca10f
+# %% ../nbs/08_cli.ipynb #c82a9e4f
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -259,7 +259,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #0c3f8c92
+# %% ../nbs/08_cli.ipynb #8431cae5
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -275,7 +275,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #4ed6fa82
+# %% ../nbs/08_cli.ipynb #f6e83b40
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid.")] = "cluster",
@@ -297,7 +297,7 @@ def bench(
     t = b.summarise(results, grid)
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #05017ebd
+# %% ../nbs/08_cli.ipynb #b534bf6b
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -324,5 +324,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #26aa76f9
+# %% ../nbs/08_cli.ipynb #3c3a2dba
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CountAutoencoder', 'CountTask', 'DCA']
 
-# %% ../nbs/02_dca.ipynb #9208843f
+# %% ../nbs/02_dca.ipynb #2db42401
 import numpy as np
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from .data import InputError, batches, counts_of
 from .nn import CountHead, GaussianNoise, count_loss, glorot_, mlp, set_generator, LIKELIHOODS, _one_of
 from .train import Fit, Model, Task, adam
 
-# %% ../nbs/02_dca.ipynb #c9386e3d
+# %% ../nbs/02_dca.ipynb #86916763
 class CountAutoencoder(nn.Module):
     "Encoder, decoder and count head (Eraslan et al. 2019, fig. 1)."
     def __init__(self,
@@ -37,7 +37,7 @@ class CountAutoencoder(nn.Module):
     def decode(self, z, size_factor): return self.head(self.decoder(z), size_factor)
     def forward(self, x, size_factor): return self.decode(self.encode(self.noise(x)), size_factor)
 
-# %% ../nbs/02_dca.ipynb #b0540828
+# %% ../nbs/02_dca.ipynb #e95ae400
 class CountTask(Task):
     "Reconstruct counts: mean negative log-likelihood per entry."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto"):
@@ -46,7 +46,7 @@ class CountTask(Task):
     def reconstruction(self, batch, out): return count_loss(self.module.head.likelihood, batch.counts, out, self.ridge, backend=self.backend)
     def loss(self, net, batch): return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
 
-# %% ../nbs/02_dca.ipynb #bf253439
+# %% ../nbs/02_dca.ipynb #08afc548
 class DCA(Model):
     "Deep count autoencoder: denoises counts (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2)."
     _name, _max_epochs = "dca", 300
@@ -71,10 +71,10 @@ class DCA(Model):
     def _build(self, n_genes): return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm, self.dropout)
     def _task(self, module, fit): return CountTask(module, self.lr, self.ridge, self.backend)
 
-# %% ../nbs/02_dca.ipynb #28609c3d
+# %% ../nbs/02_dca.ipynb #2dab21e1
 from fastcore.basics import patch
 
-# %% ../nbs/02_dca.ipynb #ca0013e5
+# %% ../nbs/02_dca.ipynb #70c51aa1
 @patch
 def _mean(self:DCA, adata, library=True):
     "mu of every cell and gene of `adata`, dense float32 (cells, genes)."
@@ -89,7 +89,7 @@ def _mean(self:DCA, adata, library=True):
     out[:, self.recipe_.match(adata)] = mu
     return out
 
-# %% ../nbs/02_dca.ipynb #165bd3d5
+# %% ../nbs/02_dca.ipynb #e9608eb4
 @patch
 def dropout_probability(self:DCA,
     adata, # AnnData with counts
@@ -105,7 +105,7 @@ def dropout_probability(self:DCA,
     out[:, self.recipe_.match(adata)] = self._per_cell(adata, posterior)
     return out
 
-# %% ../nbs/02_dca.ipynb #09177f5b
+# %% ../nbs/02_dca.ipynb #3f477109
 @patch
 def denoise(self:DCA,
     adata, # AnnData with counts

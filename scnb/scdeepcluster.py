@@ -7,7 +7,7 @@ __all__ = ['STEPS', 'evaluating', 'ClusterNet', 'ClusterTask', 'in_order', 'assi
            'log_normalised', 'judge_space', 'silhouette', 'split_counts', 'held_out_gain', 'k_curve', 'scaled',
            'choose_k', 'ScDeepCluster', 'weights_of']
 
-# %% ../nbs/03_scdeepcluster.ipynb #fd91dfe2
+# %% ../nbs/03_scdeepcluster.ipynb #f3629bac
 import contextlib
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from .dca import CountAutoencoder, CountTask
 from .nn import LIKELIHOODS, _one_of, set_generator
 from .train import Fit, Model, adam, child_seed, stoppers
 
-# %% ../nbs/03_scdeepcluster.ipynb #6eb32369
+# %% ../nbs/03_scdeepcluster.ipynb #4aaee118
 @contextlib.contextmanager
 def evaluating(module):
     "Evaluation mode inside the block: no noise, batch norm by its running averages."
@@ -48,7 +48,7 @@ class ClusterNet(nn.Module):
         with evaluating(self.autoencoder): q = self.assign(x)
         return self.autoencoder(x, size_factor) | dict(q=q)
 
-# %% ../nbs/03_scdeepcluster.ipynb #896175b3
+# %% ../nbs/03_scdeepcluster.ipynb #e576cc49
 class ClusterTask(CountTask):
     "Reconstruction plus gamma times KL(p || q); the target p is refreshed each epoch (Tian et al. 2019, eq. 8)."
     def __init__(self, net, fit:Fit, labels, gamma=1., tol=1e-3, **kw):
@@ -74,7 +74,7 @@ class ClusterTask(CountTask):
     def state(self): return dict(p=self.p, previous=self.previous)
     def load_state(self, t): self.p, self.previous = t["p"], t["previous"]
 
-# %% ../nbs/03_scdeepcluster.ipynb #ffb809ff
+# %% ../nbs/03_scdeepcluster.ipynb #e90814eb
 def in_order(fit, device, function, rows=None):
     "`function(batch)` of every training cell (or of `rows`), in canonical order, on the CPU."
     rows = fit.cells if rows is None else rows
@@ -92,7 +92,7 @@ def note_stage(fit, stage, epoch, labels, change):
     fit.memory.tensors[f"labels.{len(notes)}"] = torch.as_tensor(labels).to(torch.int32)
     notes.append(dict(stage=stage, epoch=epoch, label_change=change))
 
-# %% ../nbs/03_scdeepcluster.ipynb #c72d7552
+# %% ../nbs/03_scdeepcluster.ipynb #15df2cf5
 def kmeans(
     z, # (cells, latent)
     k:int, # clusters
@@ -103,7 +103,7 @@ def kmeans(
     with threadpool_limits(1): km = KMeans(k, n_init=20, random_state=seed).fit(np.asarray(z, np.float64))
     return km.cluster_centers_.astype(np.float32), km.labels_.astype(np.int64)
 
-# %% ../nbs/03_scdeepcluster.ipynb #23df297f
+# %% ../nbs/03_scdeepcluster.ipynb #c542775e
 def log_normalised(fit:Fit):
     "Log-normalised counts of the training cells and the model's genes, sparse CSR; never dense."
     X, n = fit.counts(), fit.adata.obs["size_factor"].to_numpy(np.float32)[fit.cells]
@@ -130,7 +130,7 @@ def silhouette(
     if not 1 < len(np.unique(labels)) < len(labels): return 0.
     return float(silhouette_score(space, labels, metric="cosine"))
 
-# %% ../nbs/03_scdeepcluster.ipynb #998029d1
+# %% ../nbs/03_scdeepcluster.ipynb #6628424b
 def split_counts(
     X, # counts, CSR (cells, genes)
     rng, # numpy Generator
@@ -142,7 +142,7 @@ def split_counts(
     heads.eliminate_zeros()
     return heads, tails
 
-# %% ../nbs/03_scdeepcluster.ipynb #b594ae8a
+# %% ../nbs/03_scdeepcluster.ipynb #cbff77d0
 def held_out_gain(
     labels, # (cells,) clusters found on the heads
     heads, tails, # CSR (cells, genes)
@@ -158,7 +158,7 @@ def held_out_gain(
     cell = np.repeat(np.arange(len(labels)), np.diff(tails.indptr))
     return np.bincount(cell, weights=tails.data * gain[labels[cell], tails.indices], minlength=len(labels))
 
-# %% ../nbs/03_scdeepcluster.ipynb #6d73f826
+# %% ../nbs/03_scdeepcluster.ipynb #739d1cc6
 def k_curve(
     X, # counts, CSR (cells, genes)
     k_max:int=25, # largest k tried
@@ -189,7 +189,7 @@ def scaled(X):
     L.data = np.minimum(L.data / sd[L.indices], (mean / sd)[L.indices] + 10)
     return L
 
-# %% ../nbs/03_scdeepcluster.ipynb #09ee880e
+# %% ../nbs/03_scdeepcluster.ipynb #7a5a5086
 def choose_k(
     curve:pd.DataFrame, # from `k_curve`
     share:float=0.95, # of the largest gain
@@ -199,7 +199,7 @@ def choose_k(
     if best.gain <= 3 * best.se: return 1
     return int(curve.k[curve.gain >= share * best.gain].min())
 
-# %% ../nbs/03_scdeepcluster.ipynb #ad10d39b
+# %% ../nbs/03_scdeepcluster.ipynb #5dcb7b7a
 STEPS = 3300       # of pretraining, unless epochs are given
 
 class ScDeepCluster(Model):
@@ -234,7 +234,7 @@ class ScDeepCluster(Model):
     def _preprocessing(self, adata):
         return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
 
-# %% ../nbs/03_scdeepcluster.ipynb #97adffa6
+# %% ../nbs/03_scdeepcluster.ipynb #f0999148
 @patch
 def _check_params(self:ScDeepCluster, adata):
     for name, allowed in (("likelihood", LIKELIHOODS[:3]), ("dispersion", ("gene", "cell")), ("norm", ("batch", "layer", "group", "none")), ("stage", ("auto", "pretrain", "finetune"))):
@@ -245,7 +245,7 @@ def _check_params(self:ScDeepCluster, adata):
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2: raise InputError(f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
     if k > adata.n_obs: raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
 
-# %% ../nbs/03_scdeepcluster.ipynb #98543752
+# %% ../nbs/03_scdeepcluster.ipynb #654c8fe7
 @patch
 def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     "Pretrain, start the clusters by k-means, fine-tune, choose."
@@ -266,7 +266,7 @@ def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     if k > 1 and self.finetune_epochs > 0 and self.stage != "pretrain": answers["finetune"] = self._finetune(module, fit, labels, centers, noise)
     return self._choose(module, fit, answers, space, curve)
 
-# %% ../nbs/03_scdeepcluster.ipynb #07368f07
+# %% ../nbs/03_scdeepcluster.ipynb #a6a438d7
 @patch
 def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise): # -> centres, weights of the autoencoder
     "Stage 2."
@@ -282,7 +282,7 @@ def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise): # -> cen
 
 def weights_of(module): return {n: v.detach().cpu().clone() for n, v in module.state_dict().items()}
 
-# %% ../nbs/03_scdeepcluster.ipynb #01a6e879
+# %% ../nbs/03_scdeepcluster.ipynb #a9c68f91
 @patch
 def _choose(self:ScDeepCluster, module, fit, answers, space, curve)->dict:
     "Judge the recorded partitions, keep the better stage's weights and centres."
@@ -301,7 +301,7 @@ def _choose(self:ScDeepCluster, module, fit, answers, space, curve)->dict:
     order = np.argsort(-sizes, kind="stable")[:int((sizes > 0).sum())]
     return dict(centers_=centers.numpy()[order], n_clusters_=len(order), stage_=stage, stages_=table, k_curve_=curve, stage_labels_=recorded, stage_cells_=fit.cells)
 
-# %% ../nbs/03_scdeepcluster.ipynb #9ddecb74
+# %% ../nbs/03_scdeepcluster.ipynb #6cee9594
 @patch
 def predict_proba(self:ScDeepCluster,
     adata, # AnnData with raw counts
@@ -326,7 +326,7 @@ def _outputs(self:ScDeepCluster, adata):
     names = [str(i) for i in range(self.n_clusters_)]
     return {"obsm": {"X_{key}": self.transform(adata)}, "obs": {"{key}": pd.Categorical.from_codes(q.argmax(1), names), "{key}_confidence": q.max(1)}}
 
-# %% ../nbs/03_scdeepcluster.ipynb #77c6c459
+# %% ../nbs/03_scdeepcluster.ipynb #ca9d4df6
 @patch
 def score_stages(self:ScDeepCluster,
     labels, # (cells,) known types of the cells that were fitted, in the rows of that AnnData; missing ones are left out

@@ -10,7 +10,7 @@ __all__ = ['log', 'PROMISES', 'child_seed', 'own_randomness', 'resolve_device', 
            'table_to_json', 'table_from_json', 'to_json', 'from_json', 'load_model', 'own_class', 'stoppers', 'promise',
            'Case', 'check_model']
 
-# %% ../nbs/01a_train.ipynb #bc0d82ff
+# %% ../nbs/01a_train.ipynb #b7ffed03
 import contextlib, hashlib, importlib, inspect, json, logging, math, os, shutil, signal, tempfile, threading
 from dataclasses import dataclass, field, asdict
 from pathlib import Path
@@ -23,10 +23,10 @@ from sklearn.exceptions import NotFittedError
 from . import __version__, nn as blocks
 from .data import InputError, Recipe, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, params_of, prepared
 
-# %% ../nbs/01a_train.ipynb #d28a7729
+# %% ../nbs/01a_train.ipynb #fde84376
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #59163b47
+# %% ../nbs/01a_train.ipynb #377b5e3f
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -34,7 +34,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #30f5af66
+# %% ../nbs/01a_train.ipynb #cca6bfa1
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -42,7 +42,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #dbe976a2
+# %% ../nbs/01a_train.ipynb #0470d2d8
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -57,7 +57,7 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #92a5beda
+# %% ../nbs/01a_train.ipynb #2117b7a9
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
@@ -73,7 +73,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #3268dd67
+# %% ../nbs/01a_train.ipynb #7ccb8130
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -88,16 +88,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #1a0eff09
+# %% ../nbs/01a_train.ipynb #9419f327
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #a4d2986c
+# %% ../nbs/01a_train.ipynb #08de2802
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #5acae10b
+# %% ../nbs/01a_train.ipynb #8ebe3f32
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -130,7 +130,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #a62d086b
+# %% ../nbs/01a_train.ipynb #b157f432
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -167,7 +167,7 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     params = [p for g in self.opts[i].param_groups for p in g["params"]]
     return torch.nn.utils.clip_grad_norm_(params, self.clip or math.inf).item()
 
-# %% ../nbs/01a_train.ipynb #b8588e49
+# %% ../nbs/01a_train.ipynb #610a4a62
 @patch
 def add(self:Loop, parts, n, prefix=""):
     for k, v in parts.items():
@@ -191,7 +191,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #6d667cd6
+# %% ../nbs/01a_train.ipynb #7df6b575
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -207,7 +207,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #6f6cda3a
+# %% ../nbs/01a_train.ipynb #a8316e57
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -218,14 +218,14 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #0acd5961
+# %% ../nbs/01a_train.ipynb #9fb5b942
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #2d52c119
+# %% ../nbs/01a_train.ipynb #167fb393
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -242,7 +242,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #49354aa8
+# %% ../nbs/01a_train.ipynb #3cea5db8
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -254,7 +254,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #83018c41
+# %% ../nbs/01a_train.ipynb #41fd76b4
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -287,7 +287,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #771a3cfb
+# %% ../nbs/01a_train.ipynb #bddbb36b
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -308,7 +308,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #4d819407
+# %% ../nbs/01a_train.ipynb #7fa644f1
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -317,7 +317,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #8824a628
+# %% ../nbs/01a_train.ipynb #a1da634b
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -333,7 +333,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #7642d3c6
+# %% ../nbs/01a_train.ipynb #d05e6a0f
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -360,7 +360,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #e0194d7b
+# %% ../nbs/01a_train.ipynb #29ef48b7
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left = tries, factor, tries
@@ -381,7 +381,7 @@ class Guard(Callback):
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #14c39b71
+# %% ../nbs/01a_train.ipynb #e352f28c
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -402,7 +402,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #475bfed1
+# %% ../nbs/01a_train.ipynb #429cfe03
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -435,7 +435,7 @@ class Memory:
         write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
             running=loop.stage if loop is not None else None, loop=meta, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #5ce86c4f
+# %% ../nbs/01a_train.ipynb #58c65700
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -449,7 +449,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #ee9ab9ff
+# %% ../nbs/01a_train.ipynb #a16985b0
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -462,7 +462,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #dbe0fc3a
+# %% ../nbs/01a_train.ipynb #224088ee
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -480,7 +480,7 @@ class Settings:
         self.seed = int(self.seed)
         if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
-# %% ../nbs/01a_train.ipynb #77f4f4d4
+# %% ../nbs/01a_train.ipynb #86457c6f
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -514,7 +514,7 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #7a7010cb
+# %% ../nbs/01a_train.ipynb #6bd0c108
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
@@ -541,47 +541,12 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop
 
-# %% ../nbs/01a_train.ipynb #8eb335bd
+# %% ../nbs/01a_train.ipynb #aa58d4c1
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
     _max_epochs, _batch_size = 100, 256
     _fitted_arrays, _fitted_json = (), ()     # names of further fitted attributes to save
-    def fit(self,
-        adata, # AnnData with raw counts
-        *, layer=None, # layer with the counts; default: layers["counts"] if there, else X
-        max_epochs:int=None, # at most so many epochs (default: the model's own)
-        batch_size:int=None, # cells in a minibatch
-        validation:float=0.1, # share of the cells held out
-        early_stopping:bool=True, # stop when the held-out loss no longer improves
-        seed:int=0, # decides everything random
-        device:str="auto", devices:int=1, num_nodes:int=1, strategy:str="auto", precision:str="32-true", # see `make_fabric`
-        checkpoint_dir=None, # folder for checkpoints
-        resume:bool=False, # go on from the checkpoint there, if there is one
-        init_from=None, # a fitted model, or a folder it was saved to: start from its weights
-        progress:bool=True, # a bar on stderr
-    ): # self
-        "Fit the model to the counts in `adata`, which stays as it is."
-        settings = Settings(layer, max_epochs, self._batch_size if batch_size is None else batch_size, validation, early_stopping,
-            seed, device, devices, num_nodes, strategy, precision, checkpoint_dir, resume, init_from, progress)
-        settings.check()
-        fabric = make_fabric(device, devices, num_nodes, strategy, precision)
-        self._check_params(adata)
-        view = prepared(adata, layer=layer, **self._preprocessing(adata))
-        settings.layer = params_of(view)["layer"]                        # the one that was found, for `transform` to use again
-        if max_epochs is None: settings.max_epochs = self._epochs(int(view.obs["scnb_keep"].sum()), settings.batch_size)
-        if checkpoint_dir is not None: Memory(checkpoint_dir, self._fingerprint(view, settings), resume)    # fail now rather than in a child process
-        with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
-        return self
-
-    def _finish(self, fitted):
-        "Take over what `_train` returned, perhaps from another process."
-        weights = fitted.pop("weights")
-        vars(self).update(fitted)
-        self.module_ = self._build(self.n_features_in_)
-        self.module_.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
-        self.module_.eval()
-
     def _epochs(self, n_cells, batch_size)->int: return self._max_epochs                # when none are given
     def _preprocessing(self, adata)->dict: return {}       # arguments of `preprocess`, for data on which it has not run
     def _check_params(self, adata): "Raise an `InputError` if the parameters cannot work on this data."
@@ -589,7 +554,46 @@ class Model(BaseEstimator):
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #b475bc17
+# %% ../nbs/01a_train.ipynb #fd7a1387
+@patch
+def fit(self:Model,
+    adata, # AnnData with raw counts
+    *, layer=None, # layer with the counts; default: layers["counts"] if there, else X
+    max_epochs:int=None, # at most so many epochs (default: the model's own)
+    batch_size:int=None, # cells in a minibatch
+    validation:float=0.1, # share of the cells held out
+    early_stopping:bool=True, # stop when the held-out loss no longer improves
+    seed:int=0, # decides everything random
+    device:str="auto", devices:int=1, num_nodes:int=1, strategy:str="auto", precision:str="32-true", # see `make_fabric`
+    checkpoint_dir=None, # folder for checkpoints
+    resume:bool=False, # go on from the checkpoint there, if there is one
+    init_from=None, # a fitted model, or a folder it was saved to: start from its weights
+    progress:bool=True, # a bar on stderr
+): # self
+    "Fit the model to the counts in `adata`, which stays as it is."
+    settings = Settings(layer, max_epochs, self._batch_size if batch_size is None else batch_size, validation, early_stopping,
+        seed, device, devices, num_nodes, strategy, precision, checkpoint_dir, resume, init_from, progress)
+    settings.check()
+    fabric = make_fabric(device, devices, num_nodes, strategy, precision)
+    self._check_params(adata)
+    view = prepared(adata, layer=layer, **self._preprocessing(adata))
+    if view is adata and layer is None: settings.layer = params_of(view)["layer"]      # the one that the caller's `preprocess` used
+    if max_epochs is None: settings.max_epochs = self._epochs(int(view.obs["scnb_keep"].sum()), settings.batch_size)
+    if checkpoint_dir is not None: Memory(checkpoint_dir, self._fingerprint(view, settings), resume)    # fail now rather than in a child process
+    with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
+    return self
+
+# %% ../nbs/01a_train.ipynb #3c3f4d65
+@patch
+def _finish(self:Model, fitted):
+    "Take over what `_train` returned, perhaps from another process."
+    weights = fitted.pop("weights")
+    vars(self).update(fitted)
+    self.module_ = self._build(self.n_features_in_)
+    self.module_.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
+    self.module_.eval()
+
+# %% ../nbs/01a_train.ipynb #3c54df4a
 def _train(fabric, model, view, settings):
     "Fit `model` in this process; returns its fitted attributes."
     memory = Memory(settings.checkpoint_dir, model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {}, settings.resume or not fabric.is_global_zero)
@@ -615,7 +619,7 @@ def start_from(module, genes, source):
     if wrong: raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same dims, likelihood and norm")
     module.load_state_dict({k: theirs[k] for k in mine})
 
-# %% ../nbs/01a_train.ipynb #23daccb4
+# %% ../nbs/01a_train.ipynb #bffb6b1d
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
@@ -631,7 +635,7 @@ def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #545bd00e
+# %% ../nbs/01a_train.ipynb #597e6067
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -660,7 +664,7 @@ def transform(self:Model,
 @patch
 def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #ff6cc4e0
+# %% ../nbs/01a_train.ipynb #26a94ed3
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -676,7 +680,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #776b3526
+# %% ../nbs/01a_train.ipynb #73adc874
 @patch
 def save(self:Model,
     path, # folder to make
@@ -701,7 +705,7 @@ def save(self:Model,
         os.replace(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #d2ef2c88
+# %% ../nbs/01a_train.ipynb #ba61db2b
 def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
 
 def table_from_json(t): return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
@@ -715,7 +719,7 @@ def to_json(v):
 
 def from_json(v): return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #d951bc4b
+# %% ../nbs/01a_train.ipynb #46105261
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -740,7 +744,7 @@ def load_model(
     model.device_, model.n_features_in_ = meta["device"], len(model.recipe_.genes)
     return model
 
-# %% ../nbs/01a_train.ipynb #bba8a48e
+# %% ../nbs/01a_train.ipynb #ebfaefdd
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
@@ -759,7 +763,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #ab15bcbc
+# %% ../nbs/01a_train.ipynb #ed2ec138
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -770,7 +774,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #ea001c30
+# %% ../nbs/01a_train.ipynb #c1273624
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -789,7 +793,7 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #f3a790ef
+# %% ../nbs/01a_train.ipynb #f7b2e186
 @promise("the constructor takes keywords and only stores them")
 def _(c):
     from sklearn.base import clone
@@ -813,7 +817,7 @@ def _(c):
     assert (a.X != c.adata.X).nnz == 0
     assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
 
-# %% ../nbs/01a_train.ipynb #a72f1ed1
+# %% ../nbs/01a_train.ipynb #991018fb
 @promise("same seed, same bits; another seed, another result")
 def _(c):
     assert np.array_equal(c.first, c.embed())
@@ -840,7 +844,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #93ec39ac
+# %% ../nbs/01a_train.ipynb #fad5130e
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -860,6 +864,7 @@ def _(c):
     except InputError as e: assert str(gone) in str(e)
     else: assert False, "a missing gene went unnoticed"
 
+# %% ../nbs/01a_train.ipynb #a37f190c
 @promise("write_to adds keys that carry the model's name, and the file round-trips")
 def _(c):
     import anndata
@@ -882,7 +887,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #cab95935
+# %% ../nbs/01a_train.ipynb #a3803607
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes
