@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['CountAutoencoder', 'CountTask', 'DCA']
 
-# %% ../nbs/02_dca.ipynb #2db42401
+# %% ../nbs/02_dca.ipynb #a78754df
 import numpy as np
 import torch
 from torch import nn
-from .data import InputError, batches, counts_of
-from .nn import CountHead, GaussianNoise, count_loss, glorot_, mlp, set_generator, LIKELIHOODS, _one_of
-from .train import Fit, Model, Task, adam
+from .data import InputError, counts_of
+from .nn import CountHead, GaussianNoise, count_loss, glorot_, mlp, LIKELIHOODS, NORMS
+from .train import Model, Task
 
-# %% ../nbs/02_dca.ipynb #86916763
+# %% ../nbs/02_dca.ipynb #bee25bfc
 class CountAutoencoder(nn.Module):
     "Encoder, decoder and count head (Eraslan et al. 2019, fig. 1)."
     def __init__(self,
@@ -37,7 +37,7 @@ class CountAutoencoder(nn.Module):
     def decode(self, z, size_factor): return self.head(self.decoder(z), size_factor)
     def forward(self, x, size_factor): return self.decode(self.encode(self.noise(x)), size_factor)
 
-# %% ../nbs/02_dca.ipynb #e95ae400
+# %% ../nbs/02_dca.ipynb #8d883d06
 class CountTask(Task):
     "Reconstruct counts: mean negative log-likelihood per entry."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto"):
@@ -46,7 +46,7 @@ class CountTask(Task):
     def reconstruction(self, batch, out): return count_loss(self.module.head.likelihood, batch.counts, out, self.ridge, backend=self.backend)
     def loss(self, net, batch): return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
 
-# %% ../nbs/02_dca.ipynb #08afc548
+# %% ../nbs/02_dca.ipynb #2fd5e872
 class DCA(Model):
     "Deep count autoencoder: denoises counts (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2)."
     _name, _max_epochs = "dca", 300
@@ -64,32 +64,28 @@ class DCA(Model):
         self.dropout, self.ridge, self.lr, self.backend = dropout, ridge, lr, backend
 
     def _check_params(self, adata):
-        for name, allowed in (("likelihood", LIKELIHOODS), ("dispersion", ("gene", "cell")), ("norm", ("batch", "layer", "group", "none"))):
-            try: _one_of(name, getattr(self, name), allowed)
-            except ValueError as e: raise InputError(str(e)) from None
+        self._check_choices(likelihood=LIKELIHOODS, dispersion=("gene", "cell"), norm=NORMS)
 
     def _build(self, n_genes): return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm, self.dropout)
     def _task(self, module, fit): return CountTask(module, self.lr, self.ridge, self.backend)
 
-# %% ../nbs/02_dca.ipynb #2dab21e1
+# %% ../nbs/02_dca.ipynb #3f7bfb77
 from fastcore.basics import patch
 
-# %% ../nbs/02_dca.ipynb #70c51aa1
+# %% ../nbs/02_dca.ipynb #c9c6e5d7
 @patch
-def _mean(self:DCA, adata, library=True):
+def _mean(self:DCA, adata):
     "mu of every cell and gene of `adata`, dense float32 (cells, genes)."
     def mean(module, b):
         out = module.decode(module.encode(b.x), b.size_factor)
-        m = out["mean"] if "mean" in out else out["log_mu"].exp()
-        return m if library else m / b.size_factor[:, None]
+        return out["mean"] if "mean" in out else out["log_mu"].exp()
     mu = self._per_cell(adata, mean)
     if len(self.recipe_.genes) == adata.n_vars and list(self.recipe_.genes) == list(adata.var_names): return mu
     out = counts_of(adata, self.layer_).toarray()
-    if not library: out /= self.recipe_.size_factors(adata, self.layer_)[:, None]
     out[:, self.recipe_.match(adata)] = mu
     return out
 
-# %% ../nbs/02_dca.ipynb #e9608eb4
+# %% ../nbs/02_dca.ipynb #16126946
 @patch
 def dropout_probability(self:DCA,
     adata, # AnnData with counts
@@ -105,7 +101,7 @@ def dropout_probability(self:DCA,
     out[:, self.recipe_.match(adata)] = self._per_cell(adata, posterior)
     return out
 
-# %% ../nbs/02_dca.ipynb #3f477109
+# %% ../nbs/02_dca.ipynb #24c84a8b
 @patch
 def denoise(self:DCA,
     adata, # AnnData with counts
@@ -121,4 +117,5 @@ def denoise(self:DCA,
 
 @patch
 def _outputs(self:DCA, adata):
-    return {"obsm": {"X_{key}": self.transform(adata)}, "layers": {"{key}_mean": self._mean(adata), "{key}_norm": self._mean(adata, library=False)}}
+    mu, s = self._mean(adata), self.recipe_.size_factors(adata, self.layer_)
+    return {"obsm": {"X_{key}": self.transform(adata)}, "layers": {"{key}_mean": mu, "{key}_norm": mu / s[:, None]}}

@@ -7,7 +7,7 @@ __all__ = ['STEPS', 'evaluating', 'ClusterNet', 'ClusterTask', 'in_order', 'assi
            'log_normalised', 'judge_space', 'silhouette', 'split_counts', 'held_out_gain', 'k_curve', 'scaled',
            'choose_k', 'ScDeepCluster', 'weights_of']
 
-# %% ../nbs/03_scdeepcluster.ipynb #f3629bac
+# %% ../nbs/03_scdeepcluster.ipynb #9a5b78a5
 import contextlib
 import numpy as np
 import pandas as pd
@@ -17,12 +17,12 @@ from torch import nn
 from threadpoolctl import threadpool_limits
 from fastcore.basics import patch
 from . import losses
-from .data import InputError, batches
+from .data import InputError, _normalised, batches
 from .dca import CountAutoencoder, CountTask
-from .nn import LIKELIHOODS, _one_of, set_generator
-from .train import Fit, Model, adam, child_seed, stoppers
+from .nn import LIKELIHOODS, NORMS, set_generator
+from .train import Fit, Model, child_seed
 
-# %% ../nbs/03_scdeepcluster.ipynb #4aaee118
+# %% ../nbs/03_scdeepcluster.ipynb #b2e5df7d
 @contextlib.contextmanager
 def evaluating(module):
     "Evaluation mode inside the block: no noise, batch norm by its running averages."
@@ -48,7 +48,7 @@ class ClusterNet(nn.Module):
         with evaluating(self.autoencoder): q = self.assign(x)
         return self.autoencoder(x, size_factor) | dict(q=q)
 
-# %% ../nbs/03_scdeepcluster.ipynb #e576cc49
+# %% ../nbs/03_scdeepcluster.ipynb #4b7c6608
 class ClusterTask(CountTask):
     "Reconstruction plus gamma times KL(p || q); the target p is refreshed each epoch (Tian et al. 2019, eq. 8)."
     def __init__(self, net, fit:Fit, labels, gamma=1., tol=1e-3, **kw):
@@ -74,7 +74,7 @@ class ClusterTask(CountTask):
     def state(self): return dict(p=self.p, previous=self.previous)
     def load_state(self, t): self.p, self.previous = t["p"], t["previous"]
 
-# %% ../nbs/03_scdeepcluster.ipynb #e90814eb
+# %% ../nbs/03_scdeepcluster.ipynb #8cd0d1f1
 def in_order(fit, device, function, rows=None):
     "`function(batch)` of every training cell (or of `rows`), in canonical order, on the CPU."
     rows = fit.cells if rows is None else rows
@@ -92,7 +92,7 @@ def note_stage(fit, stage, epoch, labels, change):
     fit.memory.tensors[f"labels.{len(notes)}"] = torch.as_tensor(labels).to(torch.int32)
     notes.append(dict(stage=stage, epoch=epoch, label_change=change))
 
-# %% ../nbs/03_scdeepcluster.ipynb #15df2cf5
+# %% ../nbs/03_scdeepcluster.ipynb #6ac8af50
 def kmeans(
     z, # (cells, latent)
     k:int, # clusters
@@ -103,12 +103,10 @@ def kmeans(
     with threadpool_limits(1): km = KMeans(k, n_init=20, random_state=seed).fit(np.asarray(z, np.float64))
     return km.cluster_centers_.astype(np.float32), km.labels_.astype(np.int64)
 
-# %% ../nbs/03_scdeepcluster.ipynb #c542775e
+# %% ../nbs/03_scdeepcluster.ipynb #197d04b1
 def log_normalised(fit:Fit):
     "Log-normalised counts of the training cells and the model's genes, sparse CSR; never dense."
-    X, n = fit.counts(), fit.adata.obs["size_factor"].to_numpy(np.float32)[fit.cells]
-    X.data = np.log1p(X.data / np.repeat(n, np.diff(X.indptr)))
-    return X
+    return _normalised(fit.counts(), fit.adata.obs["size_factor"].to_numpy()[fit.cells], log1p=True)
 
 def judge_space(X, n_comps=20, seed=0):
     "Principal components (cells, n_comps) of a sparse matrix, centred on the way and never made dense."
@@ -130,7 +128,7 @@ def silhouette(
     if not 1 < len(np.unique(labels)) < len(labels): return 0.
     return float(silhouette_score(space, labels, metric="cosine"))
 
-# %% ../nbs/03_scdeepcluster.ipynb #6628424b
+# %% ../nbs/03_scdeepcluster.ipynb #59450ee0
 def split_counts(
     X, # counts, CSR (cells, genes)
     rng, # numpy Generator
@@ -142,7 +140,7 @@ def split_counts(
     heads.eliminate_zeros()
     return heads, tails
 
-# %% ../nbs/03_scdeepcluster.ipynb #cbff77d0
+# %% ../nbs/03_scdeepcluster.ipynb #fa803931
 def held_out_gain(
     labels, # (cells,) clusters found on the heads
     heads, tails, # CSR (cells, genes)
@@ -158,7 +156,7 @@ def held_out_gain(
     cell = np.repeat(np.arange(len(labels)), np.diff(tails.indptr))
     return np.bincount(cell, weights=tails.data * gain[labels[cell], tails.indices], minlength=len(labels))
 
-# %% ../nbs/03_scdeepcluster.ipynb #739d1cc6
+# %% ../nbs/03_scdeepcluster.ipynb #76b02e29
 def k_curve(
     X, # counts, CSR (cells, genes)
     k_max:int=25, # largest k tried
@@ -189,7 +187,7 @@ def scaled(X):
     L.data = np.minimum(L.data / sd[L.indices], (mean / sd)[L.indices] + 10)
     return L
 
-# %% ../nbs/03_scdeepcluster.ipynb #7a5a5086
+# %% ../nbs/03_scdeepcluster.ipynb #f36c1871
 def choose_k(
     curve:pd.DataFrame, # from `k_curve`
     share:float=0.95, # of the largest gain
@@ -199,7 +197,7 @@ def choose_k(
     if best.gain <= 3 * best.se: return 1
     return int(curve.k[curve.gain >= share * best.gain].min())
 
-# %% ../nbs/03_scdeepcluster.ipynb #5dcb7b7a
+# %% ../nbs/03_scdeepcluster.ipynb #1cdf4308
 STEPS = 3300       # of pretraining, unless epochs are given
 
 class ScDeepCluster(Model):
@@ -234,18 +232,16 @@ class ScDeepCluster(Model):
     def _preprocessing(self, adata):
         return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
 
-# %% ../nbs/03_scdeepcluster.ipynb #f0999148
+# %% ../nbs/03_scdeepcluster.ipynb #5de765d1
 @patch
 def _check_params(self:ScDeepCluster, adata):
-    for name, allowed in (("likelihood", LIKELIHOODS[:3]), ("dispersion", ("gene", "cell")), ("norm", ("batch", "layer", "group", "none")), ("stage", ("auto", "pretrain", "finetune"))):
-        try: _one_of(name, getattr(self, name), allowed)
-        except ValueError as e: raise InputError(str(e)) from None
+    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, stage=("auto", "pretrain", "finetune"))
     k = self.n_clusters
     if k is None: return
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2: raise InputError(f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
     if k > adata.n_obs: raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
 
-# %% ../nbs/03_scdeepcluster.ipynb #654c8fe7
+# %% ../nbs/03_scdeepcluster.ipynb #bf6895dc
 @patch
 def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     "Pretrain, start the clusters by k-means, fine-tune, choose."
@@ -266,7 +262,7 @@ def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     if k > 1 and self.finetune_epochs > 0 and self.stage != "pretrain": answers["finetune"] = self._finetune(module, fit, labels, centers, noise)
     return self._choose(module, fit, answers, space, curve)
 
-# %% ../nbs/03_scdeepcluster.ipynb #a6a438d7
+# %% ../nbs/03_scdeepcluster.ipynb #461228f3
 @patch
 def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise): # -> centres, weights of the autoencoder
     "Stage 2."
@@ -282,7 +278,7 @@ def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise): # -> cen
 
 def weights_of(module): return {n: v.detach().cpu().clone() for n, v in module.state_dict().items()}
 
-# %% ../nbs/03_scdeepcluster.ipynb #a9c68f91
+# %% ../nbs/03_scdeepcluster.ipynb #dc6cf0ab
 @patch
 def _choose(self:ScDeepCluster, module, fit, answers, space, curve)->dict:
     "Judge the recorded partitions, keep the better stage's weights and centres."
@@ -301,14 +297,16 @@ def _choose(self:ScDeepCluster, module, fit, answers, space, curve)->dict:
     order = np.argsort(-sizes, kind="stable")[:int((sizes > 0).sum())]
     return dict(centers_=centers.numpy()[order], n_clusters_=len(order), stage_=stage, stages_=table, k_curve_=curve, stage_labels_=recorded, stage_cells_=fit.cells)
 
-# %% ../nbs/03_scdeepcluster.ipynb #6cee9594
+# %% ../nbs/03_scdeepcluster.ipynb #33e32187
 @patch
 def predict_proba(self:ScDeepCluster,
     adata, # AnnData with raw counts
 )->np.ndarray: # (cells, clusters), rows sum to one
     "Soft assignment of each cell to each cluster."
-    z = torch.as_tensor(self.transform(adata))
-    return losses.student_t(z, torch.as_tensor(self.centers_), self.alpha).numpy()
+    return self._proba(self.transform(adata))
+
+@patch
+def _proba(self:ScDeepCluster, z): return losses.student_t(torch.as_tensor(z), torch.as_tensor(self.centers_), self.alpha).numpy()
 
 @patch
 def predict(self:ScDeepCluster, adata)->np.ndarray: # (cells,) integers, 0 is the largest cluster of the data fitted
@@ -322,11 +320,12 @@ def fit_predict(self:ScDeepCluster, adata, **kw):
 
 @patch
 def _outputs(self:ScDeepCluster, adata):
-    q = self.predict_proba(adata)
+    z = self.transform(adata)
+    q = self._proba(z)
     names = [str(i) for i in range(self.n_clusters_)]
-    return {"obsm": {"X_{key}": self.transform(adata)}, "obs": {"{key}": pd.Categorical.from_codes(q.argmax(1), names), "{key}_confidence": q.max(1)}}
+    return {"obsm": {"X_{key}": z}, "obs": {"{key}": pd.Categorical.from_codes(q.argmax(1), names), "{key}_confidence": q.max(1)}}
 
-# %% ../nbs/03_scdeepcluster.ipynb #ca9d4df6
+# %% ../nbs/03_scdeepcluster.ipynb #22f744d4
 @patch
 def score_stages(self:ScDeepCluster,
     labels, # (cells,) known types of the cells that were fitted, in the rows of that AnnData; missing ones are left out

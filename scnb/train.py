@@ -10,9 +10,9 @@ __all__ = ['log', 'PROMISES', 'child_seed', 'own_randomness', 'resolve_device', 
            'table_to_json', 'table_from_json', 'to_json', 'from_json', 'load_model', 'own_class', 'stoppers', 'promise',
            'Case', 'check_model']
 
-# %% ../nbs/01a_train.ipynb #b7ffed03
+# %% ../nbs/01a_train.ipynb #66b24a27
 import contextlib, hashlib, importlib, inspect, json, logging, math, os, shutil, signal, tempfile, threading
-from dataclasses import dataclass, field, asdict
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -20,13 +20,13 @@ import torch
 from fastcore.basics import patch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from . import __version__, nn as blocks
-from .data import InputError, Recipe, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, params_of, prepared
+from . import __version__
+from .data import InputError, Recipe, batches, canonical_order, check_counts, data_hash, genes_hash, kept_threads, params_of, prepared
 
-# %% ../nbs/01a_train.ipynb #fde84376
+# %% ../nbs/01a_train.ipynb #282fdd71
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #377b5e3f
+# %% ../nbs/01a_train.ipynb #a86988cd
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -34,7 +34,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #cca6bfa1
+# %% ../nbs/01a_train.ipynb #c1c27631
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -42,7 +42,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #0470d2d8
+# %% ../nbs/01a_train.ipynb #3df0b188
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -57,7 +57,7 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #2117b7a9
+# %% ../nbs/01a_train.ipynb #79b096d9
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
@@ -73,7 +73,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #7ccb8130
+# %% ../nbs/01a_train.ipynb #2055881f
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -88,16 +88,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #9419f327
+# %% ../nbs/01a_train.ipynb #a47831e8
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #08de2802
+# %% ../nbs/01a_train.ipynb #27515acf
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #8ebe3f32
+# %% ../nbs/01a_train.ipynb #7b2e675c
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -130,7 +130,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #b157f432
+# %% ../nbs/01a_train.ipynb #53630a43
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -167,7 +167,7 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     params = [p for g in self.opts[i].param_groups for p in g["params"]]
     return torch.nn.utils.clip_grad_norm_(params, self.clip or math.inf).item()
 
-# %% ../nbs/01a_train.ipynb #610a4a62
+# %% ../nbs/01a_train.ipynb #be595c9e
 @patch
 def add(self:Loop, parts, n, prefix=""):
     for k, v in parts.items():
@@ -191,7 +191,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #7df6b575
+# %% ../nbs/01a_train.ipynb #6edb7986
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -207,7 +207,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #a8316e57
+# %% ../nbs/01a_train.ipynb #966a5a47
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -218,14 +218,14 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #9fb5b942
+# %% ../nbs/01a_train.ipynb #674f28a1
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #167fb393
+# %% ../nbs/01a_train.ipynb #d48cfdf4
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -242,7 +242,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #3cea5db8
+# %% ../nbs/01a_train.ipynb #66fc2817
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -254,7 +254,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #41fd76b4
+# %% ../nbs/01a_train.ipynb #6e70f432
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -287,7 +287,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #bddbb36b
+# %% ../nbs/01a_train.ipynb #4cdb6da9
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -308,7 +308,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #7fa644f1
+# %% ../nbs/01a_train.ipynb #be06402a
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -317,7 +317,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #a1da634b
+# %% ../nbs/01a_train.ipynb #9c5a12bc
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -333,7 +333,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #d05e6a0f
+# %% ../nbs/01a_train.ipynb #d310d1d2
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -360,7 +360,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #29ef48b7
+# %% ../nbs/01a_train.ipynb #3a74aa9b
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left = tries, factor, tries
@@ -381,7 +381,7 @@ class Guard(Callback):
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #e352f28c
+# %% ../nbs/01a_train.ipynb #efc58f0e
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -402,7 +402,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #429cfe03
+# %% ../nbs/01a_train.ipynb #732288c9
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -435,7 +435,7 @@ class Memory:
         write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
             running=loop.stage if loop is not None else None, loop=meta, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #58c65700
+# %% ../nbs/01a_train.ipynb #7171d7ee
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -449,7 +449,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #a16985b0
+# %% ../nbs/01a_train.ipynb #edc3e1ae
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -462,7 +462,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #224088ee
+# %% ../nbs/01a_train.ipynb #cd71280e
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -480,7 +480,7 @@ class Settings:
         self.seed = int(self.seed)
         if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
-# %% ../nbs/01a_train.ipynb #86457c6f
+# %% ../nbs/01a_train.ipynb #64658bed
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -514,7 +514,7 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #6bd0c108
+# %% ../nbs/01a_train.ipynb #f3c31bd8
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
@@ -541,7 +541,7 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop
 
-# %% ../nbs/01a_train.ipynb #aa58d4c1
+# %% ../nbs/01a_train.ipynb #d25b7339
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
@@ -549,12 +549,16 @@ class Model(BaseEstimator):
     _fitted_arrays, _fitted_json = (), ()     # names of further fitted attributes to save
     def _epochs(self, n_cells, batch_size)->int: return self._max_epochs                # when none are given
     def _preprocessing(self, adata)->dict: return {}       # arguments of `preprocess`, for data on which it has not run
+    def _check_choices(self, **allowed):
+        "Raise an `InputError` for a parameter that is none of its `allowed` values."
+        for name, values in allowed.items():
+            if getattr(self, name) not in values: raise InputError(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(map(repr, values))}")
     def _check_params(self, adata): "Raise an `InputError` if the parameters cannot work on this data."
     def _build(self, n_genes:int)->torch.nn.Module: raise NotImplementedError
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #fd7a1387
+# %% ../nbs/01a_train.ipynb #e079d451
 @patch
 def fit(self:Model,
     adata, # AnnData with raw counts
@@ -583,7 +587,7 @@ def fit(self:Model,
     with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
     return self
 
-# %% ../nbs/01a_train.ipynb #3c3f4d65
+# %% ../nbs/01a_train.ipynb #7cf55b70
 @patch
 def _finish(self:Model, fitted):
     "Take over what `_train` returned, perhaps from another process."
@@ -593,7 +597,7 @@ def _finish(self:Model, fitted):
     self.module_.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
     self.module_.eval()
 
-# %% ../nbs/01a_train.ipynb #3c54df4a
+# %% ../nbs/01a_train.ipynb #caee06c6
 def _train(fabric, model, view, settings):
     "Fit `model` in this process; returns its fitted attributes."
     memory = Memory(settings.checkpoint_dir, model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {}, settings.resume or not fabric.is_global_zero)
@@ -619,7 +623,7 @@ def start_from(module, genes, source):
     if wrong: raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same dims, likelihood and norm")
     module.load_state_dict({k: theirs[k] for k in mine})
 
-# %% ../nbs/01a_train.ipynb #bffb6b1d
+# %% ../nbs/01a_train.ipynb #738d053a
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
@@ -635,7 +639,7 @@ def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #597e6067
+# %% ../nbs/01a_train.ipynb #a72d8185
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -664,7 +668,7 @@ def transform(self:Model,
 @patch
 def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #26a94ed3
+# %% ../nbs/01a_train.ipynb #3f4b98f7
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -680,7 +684,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #73adc874
+# %% ../nbs/01a_train.ipynb #365ebf10
 @patch
 def save(self:Model,
     path, # folder to make
@@ -705,7 +709,7 @@ def save(self:Model,
         os.replace(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #ba61db2b
+# %% ../nbs/01a_train.ipynb #b866ae7f
 def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
 
 def table_from_json(t): return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
@@ -719,7 +723,7 @@ def to_json(v):
 
 def from_json(v): return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #46105261
+# %% ../nbs/01a_train.ipynb #6948f3d2
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -744,7 +748,7 @@ def load_model(
     model.device_, model.n_features_in_ = meta["device"], len(model.recipe_.genes)
     return model
 
-# %% ../nbs/01a_train.ipynb #ebfaefdd
+# %% ../nbs/01a_train.ipynb #41afbb05
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
@@ -763,7 +767,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #ed2ec138
+# %% ../nbs/01a_train.ipynb #b5956316
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -774,7 +778,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #c1273624
+# %% ../nbs/01a_train.ipynb #874bc8a9
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -793,7 +797,7 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #f7b2e186
+# %% ../nbs/01a_train.ipynb #d01a1ed1
 @promise("the constructor takes keywords and only stores them")
 def _(c):
     from sklearn.base import clone
@@ -817,7 +821,7 @@ def _(c):
     assert (a.X != c.adata.X).nnz == 0
     assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
 
-# %% ../nbs/01a_train.ipynb #991018fb
+# %% ../nbs/01a_train.ipynb #de3d0863
 @promise("same seed, same bits; another seed, another result")
 def _(c):
     assert np.array_equal(c.first, c.embed())
@@ -844,7 +848,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #fad5130e
+# %% ../nbs/01a_train.ipynb #b7cb41d9
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -864,7 +868,7 @@ def _(c):
     except InputError as e: assert str(gone) in str(e)
     else: assert False, "a missing gene went unnoticed"
 
-# %% ../nbs/01a_train.ipynb #a37f190c
+# %% ../nbs/01a_train.ipynb #2e7512de
 @promise("write_to adds keys that carry the model's name, and the file round-trips")
 def _(c):
     import anndata
@@ -887,7 +891,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #a3803607
+# %% ../nbs/01a_train.ipynb #c219682e
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes
