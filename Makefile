@@ -1,4 +1,4 @@
-# make report | test | readme | docs | clean       (see "Contributing" in README.md)
+# make report | test | readme | docs | bench-peers | clean       (see "Contributing" in README.md)
 #   PYTHON=python3.11    the Python that .venv is made with
 #   FLAGS="slow net"     test flags to switch on as well (tst_flags in settings.ini)
 #   JOBS=2 THREADS=1     pages tested side by side, and threads for each
@@ -19,7 +19,7 @@ ifeq ($(origin SCNB_DATA), undefined)
   endif
 endif
 
-.PHONY: report test readme docs clean
+.PHONY: report test readme docs bench-peers clean
 .DELETE_ON_ERROR:
 
 report: $(VENV)/.installed
@@ -36,8 +36,16 @@ docs: readme
 	rm -rf _proc _docs
 	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
 
+# What `scnb bench speed --peers` compares with, in an environment of its own.
+bench-peers: .venv-peers/.installed
+
+.venv-peers/.installed: .ci/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --no-input --disable-pip-version-check -r .ci/peers.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) _proc _docs build dist report *.egg-info nbs/nbdev.yml nbs/.ipynb_checkpoints nbs/.last_checked
+	rm -rf $(VENV) .venv-peers _proc _docs build dist report *.egg-info nbs/nbdev.yml nbs/.ipynb_checkpoints nbs/.last_checked
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment: the runtime packages first, what the pages' tests need on top.

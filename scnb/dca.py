@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['CountAutoencoder', 'CountTask', 'DCA']
 
-# %% ../nbs/02_dca.ipynb #a78754df
+# %% ../nbs/02_dca.ipynb #cd28a1bd
 import numpy as np
 import torch
 from torch import nn
 from .data import InputError, counts_of
-from .nn import CountHead, GaussianNoise, count_loss, glorot_, mlp, LIKELIHOODS, NORMS
+from .nn import CountHead, GaussianNoise, count_loss, glorot_, log_mean, mlp, LIKELIHOODS, NORMS
 from .train import Model, Task
 
-# %% ../nbs/02_dca.ipynb #bee25bfc
+# %% ../nbs/02_dca.ipynb #89ef477e
 class CountAutoencoder(nn.Module):
     "Encoder, decoder and count head (Eraslan et al. 2019, fig. 1)."
     def __init__(self,
@@ -33,11 +33,12 @@ class CountAutoencoder(nn.Module):
         self.decoder = mlp(up, norm, dropout=dropout)
         self.head = CountHead(up[-1], n_genes, likelihood, dispersion)
         glorot_(self)
+    def gene_axes(self): return {"encoder.0.weight": 1} | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}     # what belongs to single genes, for `init_from`
     def encode(self, x): return self.encoder(x)             # (cells, genes) -> (cells, latent)
     def decode(self, z, size_factor): return self.head(self.decoder(z), size_factor)
     def forward(self, x, size_factor): return self.decode(self.encode(self.noise(x)), size_factor)
 
-# %% ../nbs/02_dca.ipynb #8d883d06
+# %% ../nbs/02_dca.ipynb #33e272ce
 class CountTask(Task):
     "Reconstruct counts: mean negative log-likelihood per entry."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto"):
@@ -46,7 +47,7 @@ class CountTask(Task):
     def reconstruction(self, batch, out): return count_loss(self.module.head.likelihood, batch.counts, out, self.ridge, backend=self.backend)
     def loss(self, net, batch): return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
 
-# %% ../nbs/02_dca.ipynb #2fd5e872
+# %% ../nbs/02_dca.ipynb #198906a3
 class DCA(Model):
     "Deep count autoencoder: denoises counts (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2)."
     _name, _max_epochs = "dca", 300
@@ -69,23 +70,23 @@ class DCA(Model):
     def _build(self, n_genes): return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm, self.dropout)
     def _task(self, module, fit): return CountTask(module, self.lr, self.ridge, self.backend)
 
-# %% ../nbs/02_dca.ipynb #3f7bfb77
+# %% ../nbs/02_dca.ipynb #a1ad1d87
 from fastcore.basics import patch
 
-# %% ../nbs/02_dca.ipynb #c9c6e5d7
+# %% ../nbs/02_dca.ipynb #b451fc6e
 @patch
 def _mean(self:DCA, adata):
     "mu of every cell and gene of `adata`, dense float32 (cells, genes)."
     def mean(module, b):
         out = module.decode(module.encode(b.x), b.size_factor)
-        return out["mean"] if "mean" in out else out["log_mu"].exp()
+        return out["mean"] if "mean" in out else log_mean(out).exp()
     mu = self._per_cell(adata, mean)
     if len(self.recipe_.genes) == adata.n_vars and list(self.recipe_.genes) == list(adata.var_names): return mu
     out = counts_of(adata, self.layer_).toarray()
     out[:, self.recipe_.match(adata)] = mu
     return out
 
-# %% ../nbs/02_dca.ipynb #16126946
+# %% ../nbs/02_dca.ipynb #5b4603bd
 @patch
 def dropout_probability(self:DCA,
     adata, # AnnData with counts
@@ -95,13 +96,13 @@ def dropout_probability(self:DCA,
     if self.likelihood != "zinb": raise InputError(f"likelihood={self.likelihood!r} has no dropout probability: fit with likelihood='zinb'")
     def posterior(module, b):
         out = module.decode(module.encode(b.x), b.size_factor)
-        log_p0 = -out["log_theta"].exp() * nn.functional.softplus(out["log_mu"] - out["log_theta"])
+        log_p0 = -out["log_theta"].exp() * nn.functional.softplus(log_mean(out) - out["log_theta"])
         return torch.sigmoid(out["pi_logits"] - log_p0) * (b.counts.to_dense() == 0)
     out = np.zeros(adata.shape, np.float32)
     out[:, self.recipe_.match(adata)] = self._per_cell(adata, posterior)
     return out
 
-# %% ../nbs/02_dca.ipynb #24c84a8b
+# %% ../nbs/02_dca.ipynb #d27435ae
 @patch
 def denoise(self:DCA,
     adata, # AnnData with counts
