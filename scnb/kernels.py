@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kernel', 'polynomial', 'forked', 'why_not', 'nll', 'add_noise', 'dense_rows']
 
-# %% ../nbs/00a_kernels.ipynb #1e251a81
+# %% ../nbs/00a_kernels.ipynb #ee5c3a6e
 import contextlib
 import functools
 import importlib.util
@@ -15,7 +15,7 @@ import threading
 import numpy as np
 import torch
 
-# %% ../nbs/00a_kernels.ipynb #7ac4e322
+# %% ../nbs/00a_kernels.ipynb #5ff476bd
 _waiting = {}
 
 def kernel(f=None, **options):
@@ -24,7 +24,7 @@ def kernel(f=None, **options):
     _waiting[f.__name__] = f, options
     return f
 
-# %% ../nbs/00a_kernels.ipynb #f918f8e6
+# %% ../nbs/00a_kernels.ipynb #6cc70e02
 def polynomial(
     f, # function to approximate
     a, # left end of the interval
@@ -35,14 +35,14 @@ def polynomial(
     x = (a + b) / 2 + (b - a) / 2 * np.cos(np.pi * (np.arange(degree + 1) + .5) / (degree + 1))
     return np.polynomial.Polynomial.fit(x, f(x), degree, domain=[a, b]).convert().coef
 
-# %% ../nbs/00a_kernels.ipynb #4879e85a
+# %% ../nbs/00a_kernels.ipynb #3d78ee52
 _EXP = tuple(np.float32(c) for c in polynomial(np.exp, -.3466, .3466, 5))
 _LOG1P = tuple(np.float32(c) for c in polynomial(lambda e: np.log1p(e) / e, 0, 1, 7))
 _LOG2E, _MAGIC, _LN2_HIGH, _LN2_LOW = (np.float32(c) for c in (1.442695041, 1.5 * 2**23, .693359375, -2.12194440e-4))
 _LOW, _HIGH, _ZERO, _ONE, _TWO = (np.float32(c) for c in (-87, 88, 0, 1, 2))
 _23 = np.int32(23)
 
-# %% ../nbs/00a_kernels.ipynb #3cfc01de
+# %% ../nbs/00a_kernels.ipynb #06575b0f
 @kernel(forceinline=True)
 def _exp32(x):
     "e^x in float32: x = n log 2 + f, a polynomial in f, n added to the exponent's bits; NaN stays NaN"
@@ -54,18 +54,18 @@ def _exp32(x):
     p = ((((_EXP[5] * f + _EXP[4]) * f + _EXP[3]) * f + _EXP[2]) * f + _EXP[1]) * f + _EXP[0]
     return np.int32(np.float32(p).view(np.int32) + np.int32(np.float32(t).view(np.int32) << _23)).view(np.float32)
 
-# %% ../nbs/00a_kernels.ipynb #f6a8e670
+# %% ../nbs/00a_kernels.ipynb #f6f029a3
 @kernel(forceinline=True)
 def _log1p32(e):
     "log(1 + e) / e in float32 for e in [0, 1]"
     p = ((_LOG1P[7] * e + _LOG1P[6]) * e + _LOG1P[5]) * e + _LOG1P[4]
     return (((p * e + _LOG1P[3]) * e + _LOG1P[2]) * e + _LOG1P[1]) * e + _LOG1P[0]
 
-# %% ../nbs/00a_kernels.ipynb #721003a5
+# %% ../nbs/00a_kernels.ipynb #a20a938b
 _LOG = tuple(np.float32(c) for c in polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 8))
 _ROOT, _LN2 = np.float32(math.sqrt(.5)).view(np.int32), np.float32(math.log(2))
 
-# %% ../nbs/00a_kernels.ipynb #a438e594
+# %% ../nbs/00a_kernels.ipynb #a68daf56
 @kernel(forceinline=True)
 def _log32(x):
     "log x in float32, for a normal x > 0"
@@ -76,14 +76,14 @@ def _log32(x):
     p = (((p * f + _LOG[3]) * f + _LOG[2]) * f + _LOG[1]) * f + _LOG[0]
     return np.float32(k) * _LN2 + f * p
 
-# %% ../nbs/00a_kernels.ipynb #91930fe6
+# %% ../nbs/00a_kernels.ipynb #c2d282aa
 @kernel(forceinline=True)
 def _log_mu(a, low, high, offset):
     "The network's output, limited, plus the cell's offset; NaN stays NaN"
     a = low if a < low else a
     return (high if a > high else a) + offset
 
-# %% ../nbs/00a_kernels.ipynb #674b1e5f
+# %% ../nbs/00a_kernels.ipynb #d8f64fd5
 @kernel
 def _poisson_zeros(a, low, high, offset, scale, v, gm):
     "One row as if all its counts were zero: value and gradient"
@@ -92,7 +92,7 @@ def _poisson_zeros(a, low, high, offset, scale, v, gm):
         v[j] = mu
         gm[j] = _ZERO if a[j] < low or a[j] > high else mu * scale
 
-# %% ../nbs/00a_kernels.ipynb #4eeb9310
+# %% ../nbs/00a_kernels.ipynb #01661bfb
 @kernel
 def _nb_zeros(a, low, high, offset, b, theta, scale, v, gm, gt):
     "One row as if all its counts were zero: value, gradients for log_mu and log_theta"
@@ -107,7 +107,7 @@ def _nb_zeros(a, low, high, offset, b, theta, scale, v, gm, gt):
         gm[j] = _ZERO if a[j] < low or a[j] > high else scale * slope
         gt[j] = scale * (A - slope)
 
-# %% ../nbs/00a_kernels.ipynb #0fc9de4d
+# %% ../nbs/00a_kernels.ipynb #af90efe4
 _FAR, _LITTLE = np.float32(30), np.float32(-20)
 
 @kernel
@@ -119,7 +119,7 @@ def _far_zeros(a, low, high, offset, b, scale, v, gm, gt):
             v[j], gt[j] = _exp32(x), _ZERO
             gm[j] = _ZERO if a[j] < low or a[j] > high else scale * v[j]
 
-# %% ../nbs/00a_kernels.ipynb #04cf81c5
+# %% ../nbs/00a_kernels.ipynb #ad7bdf29
 @kernel
 def _inflate_zeros(l, scale, v, gm, gt, gp):
     "What zero inflation makes of a row of zeros: `v` holds A, `gm` and `gt` its gradients, on entry"
@@ -136,7 +136,7 @@ def _inflate_zeros(l, scale, v, gm, gt, gp):
         gt[j] *= scale * qu
         gp[j] = scale * (pi - pu)
 
-# %% ../nbs/00a_kernels.ipynb #20d7ddfc
+# %% ../nbs/00a_kernels.ipynb #bd77d0ce
 @kernel
 def _add_ridge(l, ridge, scale, v, gp):
     "Adds ridge * pi^2 and its gradient"
@@ -148,7 +148,7 @@ def _add_ridge(l, ridge, scale, v, gp):
         v[j] += lift
         gp[j] += scale * _TWO * lift * qi
 
-# %% ../nbs/00a_kernels.ipynb #26d6c5e6
+# %% ../nbs/00a_kernels.ipynb #8feac022
 _SMALL = 8                                                   # counts below this are small
 _LOGS = tuple(np.float32(c) for c in [0, *np.log(np.arange(1, _SMALL))])
 
@@ -158,7 +158,7 @@ def _step(k, log, theta):
     k = np.float32(k)
     return log - _log32(_ONE + k / theta), k / (theta + k)
 
-# %% ../nbs/00a_kernels.ipynb #ebf6f28b
+# %% ../nbs/00a_kernels.ipynb #767543ce
 @kernel
 def _ladder(theta, C, D):
     "C and D (counts, genes) for the counts below `_SMALL`"
@@ -178,7 +178,7 @@ def _climb(n, x, theta, C, D):
             C[k] += c if x[k] > i else _ZERO
             D[k] += d if x[k] > i else _ZERO
 
-# %% ../nbs/00a_kernels.ipynb #9ce4f0ae
+# %% ../nbs/00a_kernels.ipynb #b1a706c2
 @kernel
 def _poisson_small(n, x, a, C, v, gm):
     "n small counts: value and gradient"
@@ -187,7 +187,7 @@ def _poisson_small(n, x, a, C, v, gm):
         v[k] = mu - x[k] * a[k] + C[k]
         gm[k] = mu - x[k]
 
-# %% ../nbs/00a_kernels.ipynb #cf5bfb9f
+# %% ../nbs/00a_kernels.ipynb #29a7999b
 @kernel
 def _nb_small(n, x, a, b, theta, C, D, v, gm, gt):
     "n small counts: value, gradients for log_mu and log_theta"
@@ -203,12 +203,12 @@ def _nb_small(n, x, a, b, theta, C, D, v, gm, gt):
         gm[k] = m * r - x[k] * off
         gt[k] = A - m * r - x[k] * on + D[k]
 
-# %% ../nbs/00a_kernels.ipynb #3dabaa5a
+# %% ../nbs/00a_kernels.ipynb #4fd6e377
 _EXP64 = tuple(float(c) for c in polynomial(np.exp, -.3466, .3466, 11))
 _MAGIC64, _LN2_HIGH64, _LN2_LOW64 = 1.5 * 2.**52, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 _ROOT_HALF = np.float64(math.sqrt(.5)).view(np.int64)
 
-# %% ../nbs/00a_kernels.ipynb #0f5648e1
+# %% ../nbs/00a_kernels.ipynb #a89b0c14
 @kernel(forceinline=True)
 def _exp64(x):
     "e^x in float64, the same way"
@@ -222,10 +222,10 @@ def _exp64(x):
     p = ((p * f + _EXP64[2]) * f + _EXP64[1]) * f + _EXP64[0]
     return np.int64(np.float64(p).view(np.int64) + (np.float64(t).view(np.int64) << 52)).view(np.float64)
 
-# %% ../nbs/00a_kernels.ipynb #660f6348
+# %% ../nbs/00a_kernels.ipynb #734b8ad3
 _LOG64 = tuple(float(c) for c in polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 15))
 
-# %% ../nbs/00a_kernels.ipynb #c1a97484
+# %% ../nbs/00a_kernels.ipynb #a4d1c414
 @kernel(forceinline=True)
 def _log64(x):
     "log x in float64: x = 2^k (1 + f), and log(1 + f) / f a polynomial in f"
@@ -238,13 +238,13 @@ def _log64(x):
     p = ((p * f + _LOG64[2]) * f + _LOG64[1]) * f + _LOG64[0]
     return k * .6931471805599453 + f * p
 
-# %% ../nbs/00a_kernels.ipynb #91fae8d4
+# %% ../nbs/00a_kernels.ipynb #e4773346
 @kernel(forceinline=True)
 def _product(z):
     "(z + 1) (z + 2) (z + 3) (z + 4) for z < 8, else 1"
     return (z + 1.) * (z + 2.) * (z + 3.) * (z + 4.) if z < 8. else 1.
 
-# %% ../nbs/00a_kernels.ipynb #29e5b765
+# %% ../nbs/00a_kernels.ipynb #f36ce565
 @kernel(forceinline=True)
 def _rest(z, log_z, r):
     "S(z) and S'(z), what Stirling's formula leaves out of lgamma and digamma; r is 1 / (z _product(z))"
@@ -258,10 +258,10 @@ def _rest(z, log_z, r):
     dup = log_y - log_z + (z + 3.5) * q - 1. - .5 * iz - (3. * z * z + 12. * z + 11.) * (r * z * y)
     return s + (up if small else 0.), ds + (dup if small else 0.)
 
-# %% ../nbs/00a_kernels.ipynb #50695bb8
+# %% ../nbs/00a_kernels.ipynb #d7080262
 _TABLE, _SIZE = np.array([math.lgamma(x + 1) + x for x in range(1024)]), np.float32(1024)
 
-# %% ../nbs/00a_kernels.ipynb #14983bcb
+# %% ../nbs/00a_kernels.ipynb #76466f3c
 @kernel
 def _constant(x):
     "lgamma(x + 1) + x for any x > 0"
@@ -269,7 +269,7 @@ def _constant(x):
     log_x = _log64(x)
     return x * log_x + .5 * (log_x + 1.8378770664093453) + _rest(x, log_x, 1. / (x * _product(x)))[0]
 
-# %% ../nbs/00a_kernels.ipynb #b2ecb949
+# %% ../nbs/00a_kernels.ipynb #723604f4
 @kernel
 def _theta_terms(n, b, theta, rest, drest):
     "theta, S(theta) and S'(theta) for n values of log_theta"
@@ -278,7 +278,7 @@ def _theta_terms(n, b, theta, rest, drest):
         theta[k] = z
         rest[k], drest[k] = _rest(z, b[k], 1. / (z * _product(z)))
 
-# %% ../nbs/00a_kernels.ipynb #1e412d5a
+# %% ../nbs/00a_kernels.ipynb #129570ae
 @kernel
 def _poisson_large(n, x, K, a, v, gm):
     "n large counts: value and gradient"
@@ -287,7 +287,7 @@ def _poisson_large(n, x, K, a, v, gm):
         v[k] = K[k] - x[k] - x[k] * a[k] + mu
         gm[k] = mu - x[k]
 
-# %% ../nbs/00a_kernels.ipynb #a95880b4
+# %% ../nbs/00a_kernels.ipynb #a6310278
 @kernel(fastmath={"nsz"})                                    # u must be rounded before 1 is taken off again
 def _nb_large(n, x, K, a, b, theta, rest, drest, v, gm, gt):
     "n large counts: value, gradients for log_mu and log_theta"
@@ -305,7 +305,7 @@ def _nb_large(n, x, K, a, b, theta, rest, drest, v, gm, gt):
         gm[k] = (mu - x[k]) * th * inv
         gt[k] = th * ((t - L) + (drest[k] - ds)) - .5 * x[k] * r * E
 
-# %% ../nbs/00a_kernels.ipynb #0fbb8ee2
+# %% ../nbs/00a_kernels.ipynb #886f702b
 @kernel
 def _inflate(n, l, v, gp):
     "Adds what zero inflation adds at n non-zeros: -log(1 - pi)"
@@ -315,7 +315,7 @@ def _inflate(n, l, v, gp):
         v[k] += (l[k] if l[k] > _ZERO else _ZERO) + e * _log1p32(e)
         gp[k] = s if l[k] > _ZERO else e * s
 
-# %% ../nbs/00a_kernels.ipynb #44ebd775
+# %% ../nbs/00a_kernels.ipynb #01e2fddf
 @kernel
 def _find_dense(row, col, val):
     "Columns and values of a dense row where it is not zero; returns how many"
@@ -326,7 +326,7 @@ def _find_dense(row, col, val):
         n += row[j] != _ZERO
     return n
 
-# %% ../nbs/00a_kernels.ipynb #4d9db2ec
+# %% ../nbs/00a_kernels.ipynb #4b4ed741
 @kernel
 def _part(n, col, val, limit, at, x):
     "Small counts to the front of `at` and `x`, others to the back; returns how many of each"
@@ -341,7 +341,7 @@ def _part(n, col, val, limit, at, x):
         large += (y != _ZERO) & (not is_small)
     return small, large
 
-# %% ../nbs/00a_kernels.ipynb #1ace01e2
+# %% ../nbs/00a_kernels.ipynb #dabf1198
 @kernel
 def _small_counts(kind, per_gene, n, at, x, a, low, high, offset, b, theta, C, D, w, v, gm, gt):
     "The n small counts of a row: values and gradients"
@@ -357,7 +357,7 @@ def _small_counts(kind, per_gene, n, at, x, a, low, high, offset, b, theta, C, D
         if not per_gene: _climb(n, x, th, Cm, Dm)
         _nb_small(n, x, am, bm, th, Cm, Dm, v, gm, gt)
 
-# %% ../nbs/00a_kernels.ipynb #0af0e846
+# %% ../nbs/00a_kernels.ipynb #0292e420
 @kernel
 def _large_counts(kind, n, at, x, a, low, high, offset, b, w, v, gm, gt):
     "The n other counts of a row: values and gradients; returns how many are NaN"
@@ -376,7 +376,7 @@ def _large_counts(kind, n, at, x, a, low, high, offset, b, w, v, gm, gt):
     for k in range(n): v[k], gm[k], gt[k] = nv[k], ngm[k], ngt[k]
     return bad
 
-# %% ../nbs/00a_kernels.ipynb #acbd2e20
+# %% ../nbs/00a_kernels.ipynb #1e410201
 @kernel
 def _put(kind, n, at, a, low, high, l, w, scale, v, gm, gt, gp):
     "Puts n finished non-zeros in their places"
@@ -390,7 +390,7 @@ def _put(kind, n, at, a, low, high, l, w, scale, v, gm, gt, gp):
         if kind > 0: gt[j] = ngt[k] * scale
         if kind == 2: gp[j] = ngp[k] * scale
 
-# %% ../nbs/00a_kernels.ipynb #b269e5b7
+# %% ../nbs/00a_kernels.ipynb #3eb30bf4
 @kernel
 def _row(kind, per_gene, far, a, low, high, offset, b, theta, l, C, D, n, col, val, scale, ridge, v, gm, gt, gp, at, x, w, w64):
     "One row: as zeros, then its n non-zeros put in place; returns how many of these are NaN"
@@ -409,7 +409,7 @@ def _row(kind, per_gene, far, a, low, high, offset, b, theta, l, C, D, n, col, v
     if kind == 2 and ridge > _ZERO: _add_ridge(l, ridge, scale, v, gp)
     return bad
 
-# %% ../nbs/00a_kernels.ipynb #5f6db474
+# %% ../nbs/00a_kernels.ipynb #67086467
 @kernel(fastmath={"reassoc", "contract", "nsz"})
 def _total(v):
     "Sum of a row in float64"
@@ -439,7 +439,7 @@ def _thetas(b, theta):
         far += b[j] > _FAR
     return far > 0
 
-# %% ../nbs/00a_kernels.ipynb #48f5e108
+# %% ../nbs/00a_kernels.ipynb #071efaad
 @kernel
 def _chunk(kind, per_gene, far, rows, longest, dense, crow, cols, vals, a, low, high, offset, b, theta, l, C, D, scale, ridge, keep, gm, gt, gp, sum_gt):
     "Rows from rows[0] to rows[1]: their summed loss and how many counts are NaN; gradients go to gm, gt, gp and (per gene) sum_gt"
@@ -459,10 +459,10 @@ def _chunk(kind, per_gene, far, rows, longest, dense, crow, cols, vals, a, low, 
         if per_gene and kind > 0: _accumulate(sum_gt[rows[2]], gt[rt])
     return loss, bad
 
-# %% ../nbs/00a_kernels.ipynb #2c866c62
+# %% ../nbs/00a_kernels.ipynb #79d385e8
 _prange = range
 
-# %% ../nbs/00a_kernels.ipynb #ea18cc13
+# %% ../nbs/00a_kernels.ipynb #616535cc
 @kernel(parallel=True, cache=True)
 def _all_chunks(kind, per_gene, size, dense, crow, cols, vals, a, low, high, offset, b, l, scale, ridge, keep, gm, gt, gp, sum_gt, loss, bad):
     "Every chunk of `size` rows, in parallel; chunks do not depend on the number of threads"
@@ -481,7 +481,7 @@ def _all_chunks(kind, per_gene, size, dense, crow, cols, vals, a, low, high, off
                                  a, low, high, offset, b, theta, l, C, D, scale, ridge, keep, gm, gt, gp, sum_gt)
     if per_gene and kind > 0: _sum_rows(sum_gt)
 
-# %% ../nbs/00a_kernels.ipynb #903d5463
+# %% ../nbs/00a_kernels.ipynb #858f0c4e
 _lock = threading.RLock()
 
 def _jit(f, cache=False, **options):
@@ -501,7 +501,7 @@ def _compile():
         name, (f, options) = _waiting.popitem()
         globals()[name] = _jit(f, **options)
 
-# %% ../nbs/00a_kernels.ipynb #bc758b22
+# %% ../nbs/00a_kernels.ipynb #0c2e654b
 @functools.cache
 def _have_numba():
     "Can numba be imported?"
@@ -513,7 +513,7 @@ def forked():
     "Was this process forked from one in which a kernel had run?"
     return _home is not None and _home != os.getpid()
 
-# %% ../nbs/00a_kernels.ipynb #39058250
+# %% ../nbs/00a_kernels.ipynb #239947d4
 def why_not(
     x,         # (cells, genes) counts
     params,    # parameter tensors
@@ -536,7 +536,7 @@ def why_not(
         return "x is not a (cells, genes) matrix to which the parameters broadcast"
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(): return "a transform of torch is tracing"
 
-# %% ../nbs/00a_kernels.ipynb #57828fe3
+# %% ../nbs/00a_kernels.ipynb #f52b6576
 def _counts(x):
     "`x` as numpy arrays: dense, crow, cols, vals; one form is empty"
     no = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -544,7 +544,7 @@ def _counts(x):
     parts = x.crow_indices().int(), x.col_indices().int(), x.values().detach().float()
     return np.zeros((0, 0), np.float32), *(t.contiguous().numpy() for t in parts)
 
-# %% ../nbs/00a_kernels.ipynb #d7f32188
+# %% ../nbs/00a_kernels.ipynb #9aa8fac2
 @contextlib.contextmanager
 def _launch():
     "Compiled functions, one caller at a time, on as many threads as PyTorch uses; all settings as before afterwards"
@@ -560,7 +560,7 @@ def _launch():
             numba.set_num_threads(numbas)
             if torch.get_num_threads() != torchs: torch.set_num_threads(torchs)   # the start of numba's threads can set it to all cores
 
-# %% ../nbs/00a_kernels.ipynb #62f0f2e3
+# %% ../nbs/00a_kernels.ipynb #70e50394
 def _run(
     kind,   # 0 Poisson, 1 NB, 2 ZINB
     x,      # (cells, genes) counts
@@ -587,7 +587,7 @@ def _run(
     if per_gene: gt = sum_gt[:1]
     return (None if bad.any() else loss.sum() * scale), [gm, gt, gp][:len(params)]
 
-# %% ../nbs/00a_kernels.ipynb #3692585c
+# %% ../nbs/00a_kernels.ipynb #a6bd224a
 class _Finished(torch.autograd.Function):
     "A loss whose gradients are known already"
     @staticmethod
@@ -603,7 +603,7 @@ class _Finished(torch.autograd.Function):
         elif up.item() == 1: return None, None, *grads
         return None, None, *(g * up for g in grads)
 
-# %% ../nbs/00a_kernels.ipynb #bd20b4c1
+# %% ../nbs/00a_kernels.ipynb #e2c683b9
 class _Last(torch.autograd.Function):
     "A gradient that cannot be differentiated again"
     @staticmethod
@@ -612,10 +612,10 @@ class _Last(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *up): raise RuntimeError("the fused count losses have no second derivative: use backend='reference'")
 
-# %% ../nbs/00a_kernels.ipynb #e4a5eca3
+# %% ../nbs/00a_kernels.ipynb #5476cd1f
 _KINDS = {"poisson": 0, "nb": 1, "zinb": 2}
 
-# %% ../nbs/00a_kernels.ipynb #a84a4974
+# %% ../nbs/00a_kernels.ipynb #5e5eafbb
 def nll(
     name,        # "poisson", "nb" or "zinb"
     x,           # (cells, genes) counts, dense or sparse CSR
@@ -635,7 +635,7 @@ def nll(
     if loss is None or not keep: return None if loss is None else torch.tensor(loss, dtype=torch.float32)
     return _Finished.apply(loss, grads, *params)
 
-# %% ../nbs/00a_kernels.ipynb #8dca6f06
+# %% ../nbs/00a_kernels.ipynb #14752ccc
 _M1, _M2 = np.uint32(0x7feb352d), np.uint32(0x846ca68b)
 
 @kernel(forceinline=True)
@@ -645,7 +645,7 @@ def _mix(h):
     h = np.uint32(np.uint32(h ^ np.uint32(h >> np.uint32(15))) * _M2)
     return np.uint32(h ^ np.uint32(h >> np.uint32(16)))
 
-# %% ../nbs/00a_kernels.ipynb #fad02bcb
+# %% ../nbs/00a_kernels.ipynb #2bb43266
 _SIN = tuple(np.float32(c) for c in polynomial(lambda t: np.sin(np.sqrt(t)) / np.sqrt(t), 0, (math.pi / 4)**2, 3))
 _COS = tuple(np.float32(c) for c in polynomial(lambda t: np.cos(np.sqrt(t)), 0, (math.pi / 4)**2, 4))
 _UNIT, _HALF_UNIT, _ANGLE = np.float32(2.**-24), np.float32(2.**-25), np.float32(math.pi / 4 * 2.**-23)
@@ -667,7 +667,7 @@ def _normal_pair(j, k0, k1, k2):
     q = np.int32(np.float32(q).view(np.int32) ^ np.int32(np.int32(w << np.int32(29)) & _SIGN)).view(np.float32)
     return p, q
 
-# %% ../nbs/00a_kernels.ipynb #0142e57c
+# %% ../nbs/00a_kernels.ipynb #b3b0c997
 @kernel
 def _noisy_row(x, sd, k0, k1, k2, out):
     "x plus noise; the two halves of a row share their words"
@@ -686,7 +686,7 @@ def _noisy_rows(x, sd, seed, out):
         k1 = _mix(np.uint32(k0 + np.uint32(seed[2])))
         _noisy_row(x[i], sd, k0, k1, _mix(np.uint32(k1 ^ np.uint32(seed[3]))), out[i])
 
-# %% ../nbs/00a_kernels.ipynb #a678232d
+# %% ../nbs/00a_kernels.ipynb #37d6dc88
 class add_noise(torch.autograd.Function):
     "x plus Gaussian noise: `add_noise.apply(x, sd, generator)`; the gradient passes unchanged"
     @staticmethod
@@ -701,7 +701,7 @@ class add_noise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad): return grad, None, None
 
-# %% ../nbs/00a_kernels.ipynb #59af8e03
+# %% ../nbs/00a_kernels.ipynb #42ad4418
 @kernel
 def _dense_row(col, val, size_factor, log1p, mean, std, limit, template, work, out):
     "One row: the template, then (log(1 + x / s) - mean) / std at the non-zeros, limited"
@@ -725,7 +725,7 @@ def _dense_rows(crow, cols, vals, size_factor, log1p, mean, std, limit, template
         a, b = crow[i], crow[i + 1]
         _dense_row(cols[a:b], vals[a:b], size_factor[i], log1p, mean, std, limit, template, np.empty(b - a, np.float32), out[i])
 
-# %% ../nbs/00a_kernels.ipynb #3d6bfebd
+# %% ../nbs/00a_kernels.ipynb #b15a6007
 def dense_rows(
     counts,      # CSR matrix (cells, genes), float32
     size_factor, # (cells,)
