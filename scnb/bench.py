@@ -10,22 +10,22 @@ __all__ = ['METHODS', 'GRIDS', 'TABLES', 'SEEDS', 'MEASURES', 'REFERENCE', 'chec
            'needs', 'make_simulated', 'simulate_to', 'line', 'Clock', 'measure_memory', 'measure_blocks',
            'make_reference', 'measure_transfer']
 
-# %% ../nbs/06a_bench.ipynb #a64fe36f
+# %% ../nbs/06a_bench.ipynb #2215ef6a
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #08870f59
+# %% ../nbs/06a_bench.ipynb #501fc4ee
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #3a1db10c
+# %% ../nbs/06a_bench.ipynb #8d0cce9b
 from . import __version__
 from .data import InputError, REGISTRY, _on_disk, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import Callback, make_fabric, put_folder, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #016f7ee9
+# %% ../nbs/06a_bench.ipynb #0b5ad4eb
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -39,7 +39,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #c60a91a1
+# %% ../nbs/06a_bench.ipynb #f8bcfb03
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -59,7 +59,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #0740c162
+# %% ../nbs/06a_bench.ipynb #6d9ee5e8
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -81,7 +81,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #20ec217c
+# %% ../nbs/06a_bench.ipynb #9530a8d1
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -103,7 +103,7 @@ def cluster(
     codes = model.predict(adata) if model else base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start)
 
-# %% ../nbs/06a_bench.ipynb #13848aaf
+# %% ../nbs/06a_bench.ipynb #b969a106
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -126,7 +126,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #571a1c54
+# %% ../nbs/06a_bench.ipynb #fe94ee48
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -135,7 +135,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #3a23e902
+# %% ../nbs/06a_bench.ipynb #d0b62a7a
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -146,7 +146,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #c6a9b937
+# %% ../nbs/06a_bench.ipynb #53c8ef6e
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -167,13 +167,13 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}{_host()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #852ea36c
+# %% ../nbs/06a_bench.ipynb #6b8e8aeb
 def _host():
     "This machine's name as a part of a file name; on a shared disk, process numbers say nothing without it."
     import re, socket
     return f"@{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:60]}"
 
-# %% ../nbs/06a_bench.ipynb #0cb3c1f0
+# %% ../nbs/06a_bench.ipynb #02181be6
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -191,7 +191,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #fbe80c5d
+# %% ../nbs/06a_bench.ipynb #26692802
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -232,7 +232,7 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #39e73050
+# %% ../nbs/06a_bench.ipynb #e066c250
 def machine():
     "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
@@ -248,7 +248,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #8acf7ae9
+# %% ../nbs/06a_bench.ipynb #3d55a04e
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -264,7 +264,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #fb4ae8be
+# %% ../nbs/06a_bench.ipynb #9ec7a5aa
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -280,24 +280,25 @@ def measure(
 
 def in_fresh_process(
     *args, # of the function
-    function="measure", # name of a function of this module
+    function="measure", module="scnb.bench", # name of a function, and of the module that has it
 )->dict: # what it returns, its record
     "`measure`, or another function, in a new process; bad input there is an `InputError` here."
     import subprocess
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", "from scnb.bench import _child; _child()"], input=json.dumps([function, args]), capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", "from scnb.bench import _child; _child()"], input=json.dumps([module, function, args]), capture_output=True, text=True)
     try: kind, what = json.loads(run.stdout.splitlines()[-1])
     except (IndexError, ValueError): raise RuntimeError(f"a run ended with code {run.returncode}: {(run.stderr.strip().splitlines() or ['no message'])[-1]}") from None
     if kind == "bad input": raise InputError(what)
     return what
 
 def _child():
-    "Read a function's name and arguments from stdin, answer on the last line of stdout."
-    function, args = json.load(sys.stdin)
-    try: answer = "record", globals()[function](*args)
+    "Read module, function and arguments from stdin, answer on the last line of stdout."
+    import importlib
+    module, function, args = json.load(sys.stdin)
+    try: answer = "record", getattr(importlib.import_module(module), function)(*args)
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #a58c38c3
+# %% ../nbs/06a_bench.ipynb #17cf5a14
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -307,7 +308,7 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #fefbfa64
+# %% ../nbs/06a_bench.ipynb #bc4d71ee
 def same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
     if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
@@ -323,7 +324,7 @@ def command_for(name, seed, n_clusters, method, kw):
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
     return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw)
 
-# %% ../nbs/06a_bench.ipynb #a90f0fa8
+# %% ../nbs/06a_bench.ipynb #9a2e1f49
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -345,7 +346,7 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #b6c1b117
+# %% ../nbs/06a_bench.ipynb #66801e94
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
 GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
@@ -366,7 +367,7 @@ def plan(
     seeds = min(seeds, SEEDS.get(grid, seeds))
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #9104dedd
+# %% ../nbs/06a_bench.ipynb #20a60765
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -379,7 +380,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #5d9803f8
+# %% ../nbs/06a_bench.ipynb #28d3a0dd
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -398,7 +399,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #01d786a2
+# %% ../nbs/06a_bench.ipynb #8910a42d
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -414,7 +415,7 @@ def summarise(
         pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
         pca_leiden_k=("pca_leiden_n_clusters", "median"), seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
 
-# %% ../nbs/06a_bench.ipynb #08ebbec2
+# %% ../nbs/06a_bench.ipynb #f8e5dc58
 MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer")
 
 def run_measured(
@@ -443,7 +444,7 @@ def _kept(grid, params, work, file, command):
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #cae9c95f
+# %% ../nbs/06a_bench.ipynb #66615fab
 def needs(grid, params, work):
     "Make what a run needs beforehand, each in a process of its own."
     data, start = params["data"], params.get("start", "scratch")
@@ -458,7 +459,7 @@ def make_simulated(path, name):
         a[a.obs["group"].argsort(kind="stable")].copy().write_h5ad(path)
     else: simulate_to(path, int(name[3:-1]) * 1000)
 
-# %% ../nbs/06a_bench.ipynb #e8b432b1
+# %% ../nbs/06a_bench.ipynb #431d1832
 def simulate_to(
     path, # .h5ad file to write
     n_cells, # cells
@@ -481,7 +482,7 @@ def simulate_to(
         del f["obs"]
         anndata.io.write_elem(f, "obs", obs)
 
-# %% ../nbs/06a_bench.ipynb #dbf60566
+# %% ../nbs/06a_bench.ipynb #17acac80
 def _memory_table(t):
     "Peak memory and speed, one row per size."
     t = t.assign(way=t["model"] + ", " + t["where"])
@@ -500,7 +501,7 @@ def line(r):
     if r["kind"] == "memory": return f"{r['data']} {r['model']} from {r['where']}: peak {r['peak_mb']:.0f} MB, {r['cells_per_second']:,} cells per second"
     return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
 
-# %% ../nbs/06a_bench.ipynb #96c6b0a0
+# %% ../nbs/06a_bench.ipynb #9c241f6d
 class Clock(Callback):
     "When each stage began and when its epochs ended."
     def __init__(self): self.times = {}
@@ -511,7 +512,7 @@ class Clock(Callback):
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
-# %% ../nbs/06a_bench.ipynb #0d85ea46
+# %% ../nbs/06a_bench.ipynb #8a150217
 def measure_memory(params, work):
     "Two epochs of a model on a simulated file, in memory or from disk: peak memory and speed."
     import anndata, torch
@@ -529,7 +530,7 @@ def measure_memory(params, work):
     return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
                 cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)), seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
 
-# %% ../nbs/06a_bench.ipynb #06ee3070
+# %% ../nbs/06a_bench.ipynb #3c136901
 def measure_blocks(params, work):
     "Cluster a set sorted by type, in memory or from disk in shuffled blocks: ARI."
     import anndata
@@ -547,7 +548,7 @@ def measure_blocks(params, work):
     stages = model.score_stages(adata.obs[key])
     return dict(n_cells=adata.n_obs, n_clusters=k, pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #9c406b03
+# %% ../nbs/06a_bench.ipynb #35818ed2
 REFERENCE = "kang18_ctrl"
 
 def make_reference(name, folder, epochs=20):

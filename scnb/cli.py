@@ -11,17 +11,17 @@ __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 
            'only_on_disk', 'checked', 'announce', 'write_all', 'this_command', 'summary', 'stage_lines', 'report',
            'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #44640587
+# %% ../nbs/08_cli.ipynb #d97c3201
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #729d71b2
+# %% ../nbs/08_cli.ipynb #4ddb7623
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #e1627bcc
+# %% ../nbs/08_cli.ipynb #0b0bc06f
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -35,7 +35,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #f20c9889
+# %% ../nbs/08_cli.ipynb #572ca856
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -58,7 +58,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #ade529a1
+# %% ../nbs/08_cli.ipynb #0c6489bd
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -87,7 +87,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #886bf2f5
+# %% ../nbs/08_cli.ipynb #28be1be6
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -121,7 +121,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #eb356cb5
+# %% ../nbs/08_cli.ipynb #cf8d4cf8
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -133,7 +133,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #a6211fba
+# %% ../nbs/08_cli.ipynb #6c4c8f63
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -152,7 +152,7 @@ MaxEpochs = Annotated[Optional[int], _option("--max-epochs", min=1, metavar="N",
 Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #8fd673fb
+# %% ../nbs/08_cli.ipynb #478f96f9
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -167,7 +167,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #442cdf96
+# %% ../nbs/08_cli.ipynb #d758af85
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -189,7 +189,7 @@ def check_storable(adata, path):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"--h5ad {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #af7a62d0
+# %% ../nbs/08_cli.ipynb #9fd3dbb6
 @app.command()
 def cluster(
     input: Input,
@@ -227,7 +227,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #a05a03e0
+# %% ../nbs/08_cli.ipynb #32f16591
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -240,6 +240,7 @@ def only_models(method, **options):
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep or to start from")
 
+# %% ../nbs/08_cli.ipynb #e4a0d7f2
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -259,6 +260,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
+# %% ../nbs/08_cli.ipynb #af23e209
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -272,7 +274,7 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=Fa
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #56775c2a
+# %% ../nbs/08_cli.ipynb #a7f3783f
 def announce(adata, fit, method):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -284,7 +286,7 @@ def announce(adata, fit, method):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #70883d45
+# %% ../nbs/08_cli.ipynb #a4b7f896
 def write_all(out, adata, run, record):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -301,7 +303,7 @@ def write_all(out, adata, run, record):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #6ec3cd4b
+# %% ../nbs/08_cli.ipynb #3067b69c
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -327,7 +329,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #7030d6cc
+# %% ../nbs/08_cli.ipynb #7f7e168e
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -344,7 +346,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #8d6eb418
+# %% ../nbs/08_cli.ipynb #a0ae4707
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -368,7 +370,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #41398f1d
+# %% ../nbs/08_cli.ipynb #611e258c
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -376,7 +378,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #3f5a1484
+# %% ../nbs/08_cli.ipynb #788ab859
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -403,5 +405,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #c8760737
+# %% ../nbs/08_cli.ipynb #dfab8450
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

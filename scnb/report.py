@@ -7,22 +7,22 @@ __all__ = ['CSS', 'MACROS', 'HEAD', 'BODY', 'TAIL', 'Case', 'scores_table', 'cri
            'Figure', 'figure', 'maps', 'as_names', 'other_figures', 'clusters_table', 'stages_table', 'cells_of',
            'what_was_read', 'render', 'plan_folder', 'write_report', 'repeat', 'make_report', 'build_report']
 
-# %% ../nbs/07_report.ipynb #4e65cb4f
+# %% ../nbs/07_report.ipynb #11fd63c4
 import base64, shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/07_report.ipynb #77f09ade
+# %% ../nbs/07_report.ipynb #e018a34f
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/07_report.ipynb #04ab0709
+# %% ../nbs/07_report.ipynb #962b36a2
 from . import __version__, plot
 from .bench import Outputs, cluster, labels_of, stem, versions
 from .data import InputError, embedded, raw_or_layer, read
 from .metrics import cluster_scores, confusion, pca
 
-# %% ../nbs/07_report.ipynb #316db336
+# %% ../nbs/07_report.ipynb #ad42fc53
 @dataclass
 class Case:
     "All that a report is made from."
@@ -38,7 +38,7 @@ class Case:
     def methods(self): # name -> (cells,) clusters
         return {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans, "PCA + Leiden": self.run.baseline["pca_leiden"]["labels"]}
 
-# %% ../nbs/07_report.ipynb #9f5b1ca7
+# %% ../nbs/07_report.ipynb #04b7c4ec
 def scores_table(
     case:Case,
 )->pd.DataFrame: # one row per method: clusters, scores where labels are known, agreement with scDeepCluster
@@ -50,7 +50,7 @@ def scores_table(
         rows[name]["agreement with scDeepCluster (ARI)"] = cluster_scores(case.run.codes, codes)["ari"]
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
 
-# %% ../nbs/07_report.ipynb #131e229d
+# %% ../nbs/07_report.ipynb #c11e8fb1
 def criterion(stages):
     "The column of `stages_` by which the stage was chosen: the first number that is neither a count, a change nor a score."
     other = {"stage", "epoch", "label_change", "n_clusters", "chosen", "ari", "nmi", "acc"}
@@ -65,7 +65,7 @@ def why_this_stage(stages):
     if c is None or ends[c][taken] < ends[c][other]: return f"The partition of stage {taken} was taken, as asked."
     return f"The partition of stage {taken} was taken, because its {c.replace('_', ' ')} is the higher one ({ends[c][taken]:.3f}, against {ends[c][other]:.3f} for {other}); no label was looked at."
 
-# %% ../nbs/07_report.ipynb #03d4ab2a
+# %% ../nbs/07_report.ipynb #552b0d1a
 def in_short(
     case:Case,
 )->list: # sentences
@@ -82,7 +82,7 @@ def in_short(
                     (" Here the plain method is the better one." if best > own + .005 else ""))
     return said
 
-# %% ../nbs/07_report.ipynb #d72dbb09
+# %% ../nbs/07_report.ipynb #713346af
 def cautions(
     case:Case,
 )->list: # sentences; may be empty
@@ -103,7 +103,7 @@ def cautions(
         said.append(f"{int(pd.isna(np.asarray(case.labels, dtype=object)).sum()):,} cells have no label; they were clustered, not scored.")
     return said
 
-# %% ../nbs/07_report.ipynb #907136ef
+# %% ../nbs/07_report.ipynb #1ff69e0c
 @dataclass
 class Figure:
     "A picture as the page holds it."
@@ -120,7 +120,7 @@ def figure(
     kind = "image/png" if pic.format == "png" else "image/svg+xml"
     return Figure(title, alt, f"data:{kind};base64,{base64.b64encode(pic.data).decode()}")
 
-# %% ../nbs/07_report.ipynb #51c4be47
+# %% ../nbs/07_report.ipynb #7115e711
 def maps(
     case:Case, seed=0, # of UMAP
 )->list: # rows of figures: PCA, scDeepCluster; by cluster, and by label where known
@@ -140,7 +140,7 @@ def as_names(labels):
     s = pd.Series(labels)
     return s if isinstance(s.dtype, pd.CategoricalDtype) else pd.Series(pd.Categorical(s.astype(object).map(str, na_action="ignore")), index=s.index)
 
-# %% ../nbs/07_report.ipynb #6e2a80e8
+# %% ../nbs/07_report.ipynb #06c3d0e3
 def other_figures(
     case:Case,
 )->dict: # name -> list of figures
@@ -161,7 +161,7 @@ def other_figures(
         out["k"] = [figure("choice of k", "The criterion against the number of clusters", plot.curve_k(curve.rename(columns={"se": "sd"}), chosen=model.n_clusters_, y=y))]
     return out
 
-# %% ../nbs/07_report.ipynb #7e99c8c8
+# %% ../nbs/07_report.ipynb #8a72baf8
 def clusters_table(
     case:Case,
 )->pd.DataFrame: # one row per cluster
@@ -184,7 +184,7 @@ def stages_table(case):
     t = s.groupby("stage", sort=False).tail(1).assign(label_change=s.groupby("stage", sort=False)["label_change"].last().reindex(s.groupby("stage", sort=False).tail(1)["stage"]).to_numpy())
     return t.assign(chosen=np.where(t["chosen"], "taken", "")).rename(columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
 
-# %% ../nbs/07_report.ipynb #bae7ea4c
+# %% ../nbs/07_report.ipynb #42e60362
 def cells_of(table):
     "A table as strings: header and rows, numbers to three digits, missing ones empty."
     show = lambda v: "" if pd.api.types.is_scalar(v) and pd.isna(v) else f"{v:.3f}" if isinstance(v, (float, np.floating)) else f"{v:,}" if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
@@ -200,7 +200,7 @@ def what_was_read(case):
         rows |= {"genes the model learned from": len(r.genes), "preparation": f"counts scaled to {r.target_sum:,.0f} per cell{', log(1 + x)' if r.log1p else ''}{', each gene to mean 0 and variance 1' if r.scale else ''}{f', clipped at {r.max_value:g}' if r.max_value else ''}"}
     return pd.DataFrame(dict(what=list(rows), value=[f"{v:,}" if isinstance(v, int) else v for v in rows.values()]))
 
-# %% ../nbs/07_report.ipynb #43a30211
+# %% ../nbs/07_report.ipynb #6781d3ec
 CSS = """
 :root { --bg: #ffffff; --fg: #1d2329; --dim: #57606a; --line: #d8dee4; --card: #f6f8fa; --accent: #0b63a5; }
 @media (prefers-color-scheme: dark) { :root { --bg: #15191e; --fg: #e3e7eb; --dim: #a3adb8; --line: #343b43; --card: #1e242b; --accent: #6cb6ef; } }
@@ -220,7 +220,7 @@ td { font-variant-numeric: tabular-nums; } th { font-weight: 600; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
 """
 
-# %% ../nbs/07_report.ipynb #5d70ffa8
+# %% ../nbs/07_report.ipynb #bc8b252e
 MACROS = """
 {%- macro fig(f) %}<figure><img src="{{ f.uri }}" alt="{{ f.alt }}"><figcaption>{{ f.title }}</figcaption></figure>{% endmacro -%}
 {%- macro figs(list) %}<div class="row">{% for f in list %}{{ fig(f) }}{% endfor %}</div>{% endmacro -%}
@@ -228,7 +228,7 @@ MACROS = """
 <tbody>{% for r in t.rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro -%}
 """
 
-# %% ../nbs/07_report.ipynb #ce0877d1
+# %% ../nbs/07_report.ipynb #762981a3
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: clusters</title><style>{{ css }}</style></head><body><main>
@@ -247,7 +247,7 @@ BODY = """
 <h2 id="clusters">Clusters</h2>{{ table(clusters, "Numbered by size, as in clusters.csv. Confidence: the soft assignment of a cell to its cluster, from 1/k to 1.") }}
 """
 
-# %% ../nbs/07_report.ipynb #da333b5d
+# %% ../nbs/07_report.ipynb #9570b42d
 TAIL = """
 {% if others.training %}<h2 id="training">Training</h2><p>{{ why }}</p>{{ figs(others.training) }}{{ table(stages, "Where each stage ended.") }}{% endif %}
 {% if others.k %}<h2 id="k">How many clusters?</h2><p>The number of clusters was estimated: the curve shows what each number gains on counts that were held back, and the number that was taken.</p>{{ figs(others.k) }}{% endif %}
@@ -263,7 +263,7 @@ TAIL = """
 </main></body></html>
 """
 
-# %% ../nbs/07_report.ipynb #524c68ac
+# %% ../nbs/07_report.ipynb #46b3caf1
 def render(
     case:Case, seed=0, # of the maps
 )->str: # HTML
@@ -278,7 +278,7 @@ def render(
                        stages=None if stages is None else cells_of(stages), why=why_this_stage(case.run.model.stages_) if stages is not None else "",
                        command=case.command, seed=case.run.seed, versions=versions())
 
-# %% ../nbs/07_report.ipynb #488c0378
+# %% ../nbs/07_report.ipynb #01f8dbea
 def plan_folder(out_dir, overwrite, input=None):
     "Where index.html and clusters.csv are to go; checked, nothing made yet."
     d = Path(out_dir)
@@ -299,7 +299,7 @@ def write_report(out, html, table):
         table.to_csv(part["clusters"], index=False, lineterminator="\n")
     return out.paths["-o"]/"index.html" if "-o" in out.paths else out.paths["page"]
 
-# %% ../nbs/07_report.ipynb #c1ee3a3e
+# %% ../nbs/07_report.ipynb #d0273b76
 def repeat(name, label_key, n_clusters, seed, extra):
     "The command line that makes this report again; file names only, no folders."
     words = ["scnb", "report", *([name] if name else []), "-o", "report"]
@@ -307,7 +307,7 @@ def repeat(name, label_key, n_clusters, seed, extra):
         if v is not None: words += [flag] if v is True else [flag, str(v)]
     return shlex.join(words)
 
-# %% ../nbs/07_report.ipynb #3320baf0
+# %% ../nbs/07_report.ipynb #46ab8e2b
 def make_report(
     adata_or_path, # raw counts: an AnnData, a file, or None for the embedded blood cells
     out_dir, # folder for index.html and clusters.csv; made if it is not there
@@ -333,7 +333,7 @@ def make_report(
     case = Case(name, adata, run, labels, label_key, command)
     return write_report(out, render(case, seed), run.table(adata.obs_names)), dict(data=stem(path) if path else name, command=command) | run.metrics(labels)
 
-# %% ../nbs/07_report.ipynb #71b81fc4
+# %% ../nbs/07_report.ipynb #42811ef6
 def build_report(
     adata_or_path, # raw counts: an AnnData, a file, or None for the embedded blood cells
     out_dir, # folder for index.html and clusters.csv; made if it is not there

@@ -6,29 +6,28 @@
 __all__ = ['DIMS', 'NOISE', 'BATCH', 'PARTS', 'START', 'FIRST', 'PEER', 'side_by_side', 'plain_zinb', 'scvi_zinb', 'made_up',
            'forward_backward', 'likelihood_calls', 'likelihood_speed', 'our_loop', 'PlainNet', 'plain_start',
            'plain_epoch', 'epoch_speed', 'lap', 'our_parts', 'plain_parts', 'step_parts', 'product_calls',
-           'moments_call', 'floor', 'repeated', 'one_size', 'in_fresh_process', 'growth', 'start_speed',
-           'fitted_labels', 'same_scores', 'peers_python', 'peer_speed', 'run_speed', 'ratio_table', 'floor_table',
-           'tables']
+           'moments_call', 'floor', 'repeated', 'one_size', 'growth', 'start_speed', 'fitted_labels', 'same_scores',
+           'peers_python', 'peer_speed', 'run_speed', 'ratio_table', 'floor_table', 'tables']
 
-# %% ../nbs/06b_speed.ipynb #0b20499e
+# %% ../nbs/06b_speed.ipynb #22890ef5
 import contextlib, json, math, os, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
-# %% ../nbs/06b_speed.ipynb #7dfeee01
+# %% ../nbs/06b_speed.ipynb #7382adf8
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-# %% ../nbs/06b_speed.ipynb #971a9b38
+# %% ../nbs/06b_speed.ipynb #d431a186
 from . import losses
-from .bench import Outputs, machine, peak_mb, results_folder, versions
+from .bench import Outputs, in_fresh_process, machine, peak_mb, results_folder, versions
 from .data import InputError, batches, fetch, load, locate, prepared, simulate
 from .dca import CountAutoencoder, CountTask
 from .nn import n_params
 from .train import Loop, make_fabric
 
-# %% ../nbs/06b_speed.ipynb #f8258ae8
+# %% ../nbs/06b_speed.ipynb #151720a3
 def side_by_side(
     contestants, # name -> function without arguments
     rounds=15,   # how often each is timed
@@ -44,7 +43,7 @@ def side_by_side(
             times[name].append((time.perf_counter() - start) / calls)
     return times
 
-# %% ../nbs/06b_speed.ipynb #64ac8c3e
+# %% ../nbs/06b_speed.ipynb #b71a7142
 def plain_zinb(x, mu, theta, pi, eps=1e-10):
     "ZINB negative log-likelihood as in DCA and scDeepCluster: mean over entries"
     t1 = torch.lgamma(theta + eps) + torch.lgamma(x + 1) - torch.lgamma(x + theta + eps)
@@ -53,7 +52,7 @@ def plain_zinb(x, mu, theta, pi, eps=1e-10):
     zero = -torch.log(pi + (1 - pi) * torch.pow(theta / (theta + mu + eps), theta) + eps)
     return torch.where(x < 1e-8, zero, positive).mean()
 
-# %% ../nbs/06b_speed.ipynb #155564fe
+# %% ../nbs/06b_speed.ipynb #84aa09a3
 def scvi_zinb(x, mu, theta, pi_logits, eps=1e-8):
     "ZINB negative log-likelihood as in scvi-tools: mean over entries"
     soft, log_theta, log_both = nn.functional.softplus(-pi_logits), torch.log(theta + eps), torch.log(theta + mu + eps)
@@ -62,14 +61,14 @@ def scvi_zinb(x, mu, theta, pi_logits, eps=1e-8):
     positive = -soft + at_zero + x * (torch.log(mu + eps) - log_both) + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     return -(zero + (x > eps).float() * positive).mean()
 
-# %% ../nbs/06b_speed.ipynb #4f54f3b4
+# %% ../nbs/06b_speed.ipynb #e0005fbc
 def made_up(cells, genes, nonzero, seed=0):
     "Counts of which a share `nonzero` is not zero, log_mu, log_theta (genes,) and logits"
     g = torch.Generator().manual_seed(seed)
     x = torch.poisson(torch.exp(torch.randn(cells, genes, generator=g)), generator=g).clamp(min=1) * (torch.rand(cells, genes, generator=g) < nonzero)
     return x, torch.randn(cells, genes, generator=g), torch.randn(genes, generator=g), torch.randn(cells, genes, generator=g)
 
-# %% ../nbs/06b_speed.ipynb #59b30793
+# %% ../nbs/06b_speed.ipynb #2df4e8d1
 def forward_backward(loss, x, *params):
     "A function that computes the loss and all gradients"
     leaves = [p.detach().clone().requires_grad_() for p in params]
@@ -78,7 +77,7 @@ def forward_backward(loss, x, *params):
         loss(x, *leaves).backward()
     return call
 
-# %% ../nbs/06b_speed.ipynb #4e44bb3a
+# %% ../nbs/06b_speed.ipynb #5e575cfb
 def likelihood_calls(cells, genes, nonzero):
     "The contestants on one made-up minibatch"
     x, a, b, l = made_up(cells, genes, nonzero)
@@ -95,7 +94,7 @@ def likelihood_calls(cells, genes, nonzero):
             "plain": forward_backward(plain_zinb, x, mu, theta, l.sigmoid()),
             "scvi-tools": forward_backward(scvi_zinb, x, mu, theta, l)}
 
-# %% ../nbs/06b_speed.ipynb #9c090201
+# %% ../nbs/06b_speed.ipynb #1a9dd761
 def likelihood_speed(
     sizes=((128, 2000, .1), (128, 2000, .02), (128, 2000, .6), (4, 2000, .1), (256, 2000, .1), (256, 13488, .014)), # cells, genes, share of non-zeros
     rounds=15,
@@ -107,7 +106,7 @@ def likelihood_speed(
         rows += [dict(cells=cells, genes=genes, nonzero=nonzero, contestant=k, ns=float(np.median(v)) / (cells * genes) * 1e9) for k, v in times.items()]
     return rows
 
-# %% ../nbs/06b_speed.ipynb #e0180087
+# %% ../nbs/06b_speed.ipynb #7485408e
 DIMS, NOISE, BATCH = (256, 64, 32), 2.5, 256
 
 def our_loop(
@@ -121,7 +120,7 @@ def our_loop(
     net = CountAutoencoder(data.n_genes, DIMS, "zinb", "gene", "batch", input_noise=NOISE)
     return Loop(CountTask(net), data, max_epochs=10**9, fabric=make_fabric("cpu", precision=precision))
 
-# %% ../nbs/06b_speed.ipynb #10e6ff0f
+# %% ../nbs/06b_speed.ipynb #9432dd24
 class PlainNet(nn.Module):
     "The same network, from PyTorch's own layers."
     def __init__(self, n_genes):
@@ -136,7 +135,7 @@ class PlainNet(nn.Module):
         mu = self.mean(h).exp().clamp(1e-5, 1e6) * size_factor[:, None]
         return mu, self.log_theta.exp(), self.dropout(h).sigmoid()
 
-# %% ../nbs/06b_speed.ipynb #565abdef
+# %% ../nbs/06b_speed.ipynb #b0b9d30e
 def plain_start(view):
     "Dense minibatches, network and optimizer of the yardstick"
     whole = next(iter(batches(view, batch_size=len(view), shuffle=False)))
@@ -158,7 +157,7 @@ def plain_epoch(view):
         return loss.item()
     return epoch
 
-# %% ../nbs/06b_speed.ipynb #0ecbc930
+# %% ../nbs/06b_speed.ipynb #5c48be81
 def epoch_speed(
     view,      # prepared data
     rounds=5,
@@ -170,7 +169,7 @@ def epoch_speed(
     n_cells = int(view.obs["scnb_keep"].sum())
     return [dict(genes=batches(view).n_genes, contestant=k, seconds=float(np.median(v)), cells_per_second=n_cells / float(np.median(v))) for k, v in times.items()]
 
-# %% ../nbs/06b_speed.ipynb #5f9a2dcf
+# %% ../nbs/06b_speed.ipynb #2d24d5e6
 PARTS = ("minibatch", "forward", "loss", "backward", "clip", "optimizer")
 
 @contextlib.contextmanager
@@ -180,7 +179,7 @@ def lap(laps, name):
     yield
     laps.setdefault(name, []).append(time.perf_counter() - start)
 
-# %% ../nbs/06b_speed.ipynb #acea7098
+# %% ../nbs/06b_speed.ipynb #6fc69bd1
 def our_parts(view, precision="32-true", epochs=2):
     "Seconds of each part of each step of ours"
     loop, laps = our_loop(view, precision), {}
@@ -197,7 +196,7 @@ def our_parts(view, precision="32-true", epochs=2):
             with lap(laps, "optimizer"): loop.opts[0].step()
     return laps
 
-# %% ../nbs/06b_speed.ipynb #7ae67b30
+# %% ../nbs/06b_speed.ipynb #7a6a49a7
 def plain_parts(view, epochs=2):
     "Seconds of each part of each step of plain PyTorch"
     (loader, net, optimizer), laps = plain_start(view), {}
@@ -213,7 +212,7 @@ def plain_parts(view, epochs=2):
             with lap(laps, "optimizer"): optimizer.step()
     return laps
 
-# %% ../nbs/06b_speed.ipynb #4cfdaf28
+# %% ../nbs/06b_speed.ipynb #a2b362f1
 def step_parts(view, rounds=3)->list: # rows: genes, contestant, part, ms (median over steps)
     "Where the time of a step goes; the contestants take turns, an epoch each (the first step of which is a warm-up)."
     contestants = {"plain": plain_parts, "float32": our_parts, "bf16-mixed": lambda view, epochs: our_parts(view, "bf16-mixed", epochs)}
@@ -225,7 +224,7 @@ def step_parts(view, rounds=3)->list: # rows: genes, contestant, part, ms (media
     genes = batches(view).n_genes
     return [dict(genes=genes, contestant=k, part=part, ms=float(np.median(v[part])) * 1e3) for k, v in laps.items() for part in PARTS]
 
-# %% ../nbs/06b_speed.ipynb #b70b5ec7
+# %% ../nbs/06b_speed.ipynb #901f423e
 def product_calls(net, cells, dtype=torch.float32):
     "A function that does all matrix products of a step and nothing else, and their number of operations"
     jobs = []
@@ -242,7 +241,7 @@ def moments_call(net):
     a, b = torch.randn(3, n_params(net)), torch.empty(3, n_params(net))
     return lambda: b.copy_(a)
 
-# %% ../nbs/06b_speed.ipynb #cc155a36
+# %% ../nbs/06b_speed.ipynb #1d25988b
 def floor(view, rounds=15)->dict: # ms of a step and of its floor; GFLOP of a step
     "What a step costs, and what products and one pass over the optimizer's moments would cost alone."
     loops = {"step": our_loop(view), "bf16 step": our_loop(view, "bf16-mixed")}
@@ -254,7 +253,7 @@ def floor(view, rounds=15)->dict: # ms of a step and of its floor; GFLOP of a st
     with torch.random.fork_rng(): times = side_by_side(contestants, rounds)
     return dict(genes=loops["step"].batches.n_genes, gflop=flop / 1e9) | {f"{k} ms": float(np.median(v)) * 1e3 for k, v in times.items()}
 
-# %% ../nbs/06b_speed.ipynb #eff8941a
+# %% ../nbs/06b_speed.ipynb #3642921b
 def repeated(cells, genes, seed=0):
     "An AnnData with a block of simulated cells, repeated"
     import anndata as ad
@@ -276,18 +275,12 @@ def one_size(cells, genes)->dict:
     return dict(cells=loop.batches.n_cells, genes=loop.batches.n_genes, nonzero=adata.X.nnz / np.prod(adata.shape), data_mb=adata.X.nnz * 8 / 2**20, before_mb=before, peak_mb=peak_mb(),
                 prepare=ready - start, epoch=done - warm, cells_per_second=loop.batches.n_cells / (done - warm))
 
-# %% ../nbs/06b_speed.ipynb #9dd421db
-def in_fresh_process(code, **kw)->dict:
-    "What `code` prints on its last line, as JSON, run by a new Python"
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, **kw)
-    if run.returncode: raise RuntimeError(f"a measurement ended with code {run.returncode}: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return json.loads(run.stdout.splitlines()[-1])
-
+# %% ../nbs/06b_speed.ipynb #cfd5520c
 def growth(sizes=((4000, 2000), (16000, 2000), (64000, 2000), (256000, 2000), (4000, 1000), (4000, 4000), (4000, 8000), (4000, 16000)))->list:
     "Time and memory of an epoch for growing numbers of cells and genes."
-    return [in_fresh_process(f"import json; from scnb.speed import one_size; print(json.dumps(one_size({c}, {g})))") for c, g in sizes]
+    return [in_fresh_process(c, g, function="one_size", module="scnb.speed") for c, g in sizes]
 
-# %% ../nbs/06b_speed.ipynb #bbef3224
+# %% ../nbs/06b_speed.ipynb #0ca7a473
 START = {"import torch, scanpy": "import torch, scanpy", "import scnb.scdeepcluster": "import scnb.scdeepcluster", "scnb --help": "import sys; sys.argv = ['scnb', '--help']; from scnb.cli import app; app()"}
 FIRST = "import torch, time; from scnb.losses import zinb_nll; a = torch.zeros(20, 30, requires_grad=True); t = time.perf_counter(); zinb_nll(torch.ones(20, 30), a, torch.zeros(30), a, backend='fused').backward(); print(time.perf_counter() - t)"
 
@@ -296,11 +289,11 @@ def start_speed(rounds=5)->dict: # seconds
     def python(code): return lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     seconds = {k: float(np.median(v)) for k, v in side_by_side({k: python(c) for k, c in START.items()}, rounds).items()}
     with tempfile.TemporaryDirectory() as d:
-        first, *later = [in_fresh_process(FIRST, env=os.environ | dict(NUMBA_CACHE_DIR=d)) for _ in range(1 + rounds)]
+        first, *later = [float(subprocess.run([sys.executable, "-c", FIRST], env=os.environ | dict(NUMBA_CACHE_DIR=d), capture_output=True, text=True, check=True).stdout) for _ in range(1 + rounds)]
     return seconds | {"first call ever": first, "first call of a process": float(np.median(later))}
 
-# %% ../nbs/06b_speed.ipynb #aa5105e8
-def fitted_labels(name, k, seed, backend, precision, **kw)->list:
+# %% ../nbs/06b_speed.ipynb #99790c1c
+def fitted_labels(name, k, seed, backend, precision, kw)->list:
     "Clusters of a named data set, in this process"
     from scnb.scdeepcluster import ScDeepCluster
     return ScDeepCluster(n_clusters=k, backend=backend).fit_predict(load(name), seed=seed, precision=precision, progress=False, **kw).tolist()
@@ -314,12 +307,12 @@ def same_scores(
     truth, rows, base = load(name).obs["cell_type"], [], {}
     for backend, precision, n in (("fused", "32-true", seeds), ("fused", "bf16-mixed", seeds), ("reference", "32-true", 1)):
         for seed in range(n):
-            labels = in_fresh_process(f"import json; from scnb.speed import fitted_labels; print(json.dumps(fitted_labels({name!r}, {k}, {seed}, {backend!r}, {precision!r}, **{kw!r})))")
+            labels = in_fresh_process(name, k, seed, backend, precision, kw, function="fitted_labels", module="scnb.speed")
             base.setdefault(seed, labels)
             rows.append(dict(backend=backend, precision=precision, seed=seed, ari=cluster_scores(truth, labels)["ari"], agreement=cluster_scores(base[seed], labels)["ari"]))
     return rows
 
-# %% ../nbs/06b_speed.ipynb #8f1a4a6a
+# %% ../nbs/06b_speed.ipynb #06ef90ff
 PEER = '''
 import json, sys, time, warnings, logging
 warnings.simplefilter("ignore"); logging.disable(logging.CRITICAL)
@@ -354,7 +347,7 @@ if {epoch}:
 print(json.dumps(out))
 '''
 
-# %% ../nbs/06b_speed.ipynb #2a192177
+# %% ../nbs/06b_speed.ipynb #29b83796
 def peers_python():
     "The Python of the peers' environment"
     here = [Path(os.environ.get("SCNB_PEERS", "")), *(p / ".venv-peers" for p in (Path.cwd(), *Path.cwd().parents))]
@@ -374,7 +367,7 @@ def peer_speed(cells=128, genes=2000, nonzero=.1, rounds=3)->dict:
         ours.append(float(np.median(side_by_side(calls, 15)["fused"])) / (cells * genes) * 1e9)
     return dict(peer="scvi-tools", version=theirs[0]["version"], torch=theirs[0]["torch"], likelihood_ns=float(np.median([t["likelihood_ns"] for t in theirs])), ours_ns=float(np.median(ours)), scvi_step_ms=next(t["scvi_step_ms"] for t in theirs if "scvi_step_ms" in t))
 
-# %% ../nbs/06b_speed.ipynb #426d68e4
+# %% ../nbs/06b_speed.ipynb #f3f56545
 def run_speed(
     results_dir=None, # see `scnb.bench.results_folder`
     peers=False,      # measure scvi-tools too
@@ -401,7 +394,7 @@ def run_speed(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06b_speed.ipynb #5c8832c7
+# %% ../nbs/06b_speed.ipynb #aeb5ef07
 def ratio_table(rows, index, of="float32"):
     "Seconds of each contestant, and how many times those of `of` they are"
     t = pd.DataFrame(rows).pivot(index=index, columns="contestant", values="seconds")
@@ -414,7 +407,7 @@ def floor_table(record):
     t = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["genes", "precision"])
     return t.assign(**{"times floor": t["step ms"] / (t["products ms"] + t["moments ms"])})
 
-# %% ../nbs/06b_speed.ipynb #5df45daa
+# %% ../nbs/06b_speed.ipynb #58d4b3f1
 def tables(record)->dict: # title -> DataFrame
     "What a record of `run_speed` says."
     growth = ["nonzero", "data_mb", "before_mb", "peak_mb", "prepare", "epoch", "cells_per_second"]
