@@ -4,28 +4,28 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'GRIDS', 'TABLES', 'SEEDS', 'MEASURES', 'REFERENCE', 'check_k', 'check_run', 'Clustering', 'cluster',
-           'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of', 'Outputs', 'machine', 'versions',
+           'voted', 'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of', 'Outputs', 'machine', 'versions',
            'open_data', 'stem', 'measure', 'in_fresh_process', 'results_folder', 'same_settings', 'options',
            'command_for', 'run_cluster', 'plan', 'run_grid', 'results', 'stage_scores', 'summarise', 'run_measured',
            'needs', 'make_simulated', 'simulate_to', 'line', 'Clock', 'measure_memory', 'measure_blocks',
-           'make_reference', 'measure_transfer']
+           'make_reference', 'measure_transfer', 'measure_auto', 'measure_howmany', 'measure_settings']
 
-# %% ../nbs/06a_bench.ipynb #2215ef6a
+# %% ../nbs/06a_bench.ipynb #74ed29cc
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #501fc4ee
+# %% ../nbs/06a_bench.ipynb #8380ceb5
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #8d0cce9b
+# %% ../nbs/06a_bench.ipynb #0f50cbd8
 from . import __version__
 from .data import InputError, REGISTRY, _on_disk, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import Callback, make_fabric, put_folder, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #0b5ad4eb
+# %% ../nbs/06a_bench.ipynb #d5e2fc7e
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -39,7 +39,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #f8bcfb03
+# %% ../nbs/06a_bench.ipynb #e69717bc
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -59,7 +59,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #6d9ee5e8
+# %% ../nbs/06a_bench.ipynb #c602b807
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -81,7 +81,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #9530a8d1
+# %% ../nbs/06a_bench.ipynb #08ada1b9
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -89,6 +89,9 @@ def cluster(
     n_top_genes="default", # genes the model sees: the most variable ones, None for all, "default" for what the model takes by itself
     layer=None, # see `scnb.data.which_layer`
     seed=0, # decides everything random
+    fast=False, # no refits of the network: the number of clusters from PCA
+    consensus=None, # whole runs, of this seed and the next ones, whose vote is taken
+    refits=None, # of the network, without some of the molecules each; 5 unless `fast`
     **fit, # further arguments of `ScDeepCluster.fit`: max_epochs, device, checkpoint_dir, ...
 )->Clustering:
     "Cluster cells; labels cannot be given."
@@ -97,13 +100,24 @@ def cluster(
     if method == "scdeepcluster":
         from scnb.scdeepcluster import ScDeepCluster
         genes = {} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)
-        model = ScDeepCluster(n_clusters=n_clusters, **genes).fit(adata, layer=layer, seed=seed, **fit)
+        model = ScDeepCluster(n_clusters=n_clusters, refits=0 if fast else refits or 5, **genes).fit(adata, layer=layer, seed=seed, **fit)
         k = model.n_clusters_
     base = {} if _on_disk(adata, layer) is not None else baseline(adata, k, seed=seed, layer=layer)     # it needs all counts in memory
     codes = model.predict(adata) if model else base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
+    if consensus and model and k > 1: codes = voted(adata, model, codes, consensus, dict(genes, layer=layer), fit)
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start)
 
-# %% ../nbs/06a_bench.ipynb #b969a106
+# %% ../nbs/06a_bench.ipynb #185e34ac
+def voted(adata, model, codes, n, how, fit): # -> (cells,) codes by size
+    "The vote of a finished model and `n` - 1 more with the next seeds."
+    from sklearn.base import clone
+    from scnb.granularity import consensus
+    layer, genes = how.pop("layer"), how
+    fit = {k: v for k, v in fit.items() if k not in ("checkpoint_dir", "resume")}      # the folder is the first run's
+    more = [clone(model).set_params(n_clusters=model.n_clusters_, refits=0, **genes).fit(adata, layer=layer, seed=model.seed_ + i, **fit).predict(adata) for i in range(1, n)]
+    return consensus(np.stack([codes, *more]))[0]
+
+# %% ../nbs/06a_bench.ipynb #59950055
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -126,7 +140,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #fe94ee48
+# %% ../nbs/06a_bench.ipynb #33e941d5
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -135,7 +149,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #d0b62a7a
+# %% ../nbs/06a_bench.ipynb #f60b2659
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -146,7 +160,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #53c8ef6e
+# %% ../nbs/06a_bench.ipynb #2f8b0b46
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -167,13 +181,13 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}{_host()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #6b8e8aeb
+# %% ../nbs/06a_bench.ipynb #6f763eaa
 def _host():
     "This machine's name as a part of a file name; on a shared disk, process numbers say nothing without it."
     import re, socket
     return f"@{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:60]}"
 
-# %% ../nbs/06a_bench.ipynb #02181be6
+# %% ../nbs/06a_bench.ipynb #1260261f
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -191,7 +205,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #26692802
+# %% ../nbs/06a_bench.ipynb #15b8305a
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -232,7 +246,7 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #e066c250
+# %% ../nbs/06a_bench.ipynb #5e4b91fa
 def machine():
     "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
@@ -248,7 +262,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #3d55a04e
+# %% ../nbs/06a_bench.ipynb #7a5f89eb
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -264,7 +278,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #9ec7a5aa
+# %% ../nbs/06a_bench.ipynb #dcb9376c
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -275,7 +289,7 @@ def measure(
     warnings.simplefilter("ignore")
     adata, name, label_key = open_data(data, label_key)
     labels = labels_of(adata, label_key)
-    run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, **kw})
+    run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, "fast": n_clusters is not None, **kw})      # the same clusters, sooner
     return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(), threads=torch.get_num_threads(), versions=versions(), data_hash=data_hash(adata, kw.get("layer")))
 
 def in_fresh_process(
@@ -298,7 +312,7 @@ def _child():
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #17cf5a14
+# %% ../nbs/06a_bench.ipynb #1bfbd4c0
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -308,7 +322,7 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #bc4d71ee
+# %% ../nbs/06a_bench.ipynb #cddc610b
 def same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
     if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
@@ -324,7 +338,7 @@ def command_for(name, seed, n_clusters, method, kw):
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
     return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw)
 
-# %% ../nbs/06a_bench.ipynb #9a2e1f49
+# %% ../nbs/06a_bench.ipynb #24c7ccdc
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -346,13 +360,16 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #66801e94
+# %% ../nbs/06a_bench.ipynb #05940426
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
 GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
+GRIDS["auto"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]       # no k, no label
+GRIDS["settings"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]   # preprocessing
+GRIDS["howmany"] = [dict(data="eighty")]
 GRIDS["transfer"] = [dict(data="pbmc3k", start=s, epochs=e) for e in (5, 15, 45) for s in ("scratch", "scratch_same_genes", "kang18_ctrl")] + [dict(data="pbmc3k", start="kang18_ctrl", epochs=78)]
 TABLES = {}                                        # grid -> how its results are summarised; "cluster" as below
-SEEDS = dict(memory=1, blocks=5, transfer=3)       # at most so many; the clusters grid takes as many as are asked for
+SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1)       # at most so many; the clusters grid takes as many as are asked for
 
 def plan(
     grid="cluster", # name of a grid
@@ -367,7 +384,7 @@ def plan(
     seeds = min(seeds, SEEDS.get(grid, seeds))
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #20a60765
+# %% ../nbs/06a_bench.ipynb #4256f4cc
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -380,7 +397,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #28d3a0dd
+# %% ../nbs/06a_bench.ipynb #923384c0
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -399,7 +416,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #8910a42d
+# %% ../nbs/06a_bench.ipynb #fff44cab
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -415,8 +432,8 @@ def summarise(
         pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
         pca_leiden_k=("pca_leiden_n_clusters", "median"), seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
 
-# %% ../nbs/06a_bench.ipynb #f8e5dc58
-MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer")
+# %% ../nbs/06a_bench.ipynb #937ed751
+MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer", auto="measure_auto", settings="measure_settings", howmany="measure_howmany")
 
 def run_measured(
     grid, # "memory", "blocks" or "transfer"
@@ -444,7 +461,7 @@ def _kept(grid, params, work, file, command):
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #66615fab
+# %% ../nbs/06a_bench.ipynb #8a8dc73b
 def needs(grid, params, work):
     "Make what a run needs beforehand, each in a process of its own."
     data, start = params["data"], params.get("start", "scratch")
@@ -459,7 +476,7 @@ def make_simulated(path, name):
         a[a.obs["group"].argsort(kind="stable")].copy().write_h5ad(path)
     else: simulate_to(path, int(name[3:-1]) * 1000)
 
-# %% ../nbs/06a_bench.ipynb #431d1832
+# %% ../nbs/06a_bench.ipynb #461199e9
 def simulate_to(
     path, # .h5ad file to write
     n_cells, # cells
@@ -482,7 +499,7 @@ def simulate_to(
         del f["obs"]
         anndata.io.write_elem(f, "obs", obs)
 
-# %% ../nbs/06a_bench.ipynb #17acac80
+# %% ../nbs/06a_bench.ipynb #adf9479a
 def _memory_table(t):
     "Peak memory and speed, one row per size."
     t = t.assign(way=t["model"] + ", " + t["where"])
@@ -493,15 +510,25 @@ def _by(*keys):
     def table(t): return t.groupby(list(keys), sort=True).agg(runs=("seed", "size"), pretrain_ari=("pretrain_ari", "mean"), ari=("ari", "mean"), ari_min=("ari", "min"), ari_max=("ari", "max")).reset_index()
     return table
 
-TABLES |= dict(memory=_memory_table, blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
+def _auto_table(t):
+    "k and ARI with nothing given, one row per data set."
+    return t.groupby("data", sort=False).agg(runs=("seed", "size"), types=("n_types", "first"), k=("k", "median"), k_min=("k", "min"), k_max=("k", "max"), ari=("ari", "mean"), ari_min=("ari", "min"), ari_max=("ari", "max"),
+        pca_leiden_ari=("pca_leiden_ari", "mean"), pca_leiden_k=("pca_leiden_k", "median"), explained=("explained", "mean"), returned=("returned", "mean"), seconds=("seconds", "median")).reset_index()
+
+def _scalars(t): return t.drop(columns=["kind", "machine", "command", "seed"], errors="ignore")
+
+TABLES |= dict(auto=_auto_table, settings=_scalars, howmany=_scalars, memory=_memory_table, blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
 
 def line(r):
     "A record in one line."
     if r["kind"] == "cluster": return f"{r['data']} seed {r['seed']}: ARI {r['ari']:.3f}, PCA + k-means {r['baseline']['pca_kmeans']['ari']:.3f}"
+    if r["kind"] == "auto": return f"{r['data']} seed {r['seed']}: k = {r['k']}, ARI {r['ari']:.3f}, PCA + Leiden {r['pca_leiden_ari']:.3f} (k = {r['pca_leiden_k']})"
+    if r["kind"] == "settings": return f"{r['data']}: {', '.join(f'{s} {v:.2f} (ARI {ari:.2f})' for s, v, ari in zip(r['setting'], r['score'], r['ari']))}"
+    if r["kind"] == "howmany": return f"{len(r['runs'])} simulations: {sum(abs(x['product'] - x['true']) <= 1 for x in r['runs'])} within one"
     if r["kind"] == "memory": return f"{r['data']} {r['model']} from {r['where']}: peak {r['peak_mb']:.0f} MB, {r['cells_per_second']:,} cells per second"
     return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
 
-# %% ../nbs/06a_bench.ipynb #9c241f6d
+# %% ../nbs/06a_bench.ipynb #5d281125
 class Clock(Callback):
     "When each stage began and when its epochs ended."
     def __init__(self): self.times = {}
@@ -512,7 +539,7 @@ class Clock(Callback):
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
-# %% ../nbs/06a_bench.ipynb #8a150217
+# %% ../nbs/06a_bench.ipynb #3bf3de8d
 def measure_memory(params, work):
     "Two epochs of a model on a simulated file, in memory or from disk: peak memory and speed."
     import anndata, torch
@@ -530,7 +557,7 @@ def measure_memory(params, work):
     return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
                 cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)), seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
 
-# %% ../nbs/06a_bench.ipynb #3c136901
+# %% ../nbs/06a_bench.ipynb #5c3aa0e3
 def measure_blocks(params, work):
     "Cluster a set sorted by type, in memory or from disk in shuffled blocks: ARI."
     import anndata
@@ -548,7 +575,7 @@ def measure_blocks(params, work):
     stages = model.score_stages(adata.obs[key])
     return dict(n_cells=adata.n_obs, n_clusters=k, pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #35818ed2
+# %% ../nbs/06a_bench.ipynb #09ce05b3
 REFERENCE = "kang18_ctrl"
 
 def make_reference(name, folder, epochs=20):
@@ -572,3 +599,39 @@ def measure_transfer(params, work):
     stages = model.score_stages(adata.obs[key])
     return dict(n_cells=adata.n_obs, n_genes=model.n_features_in_, n_clusters=k, matched=(model.transfer_ or {}).get("matched"), loss=float(model.history_.loss[model.history_.stage == "pretrain"].iloc[-1]),
                 pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
+
+# %% ../nbs/06a_bench.ipynb #d8a6b449
+def measure_auto(params, work):
+    "Cluster a named set with nothing given: ARI, k, and how right the stable cells are."
+    from scnb.trust import accuracy_by_stability
+    warnings.simplefilter("ignore")
+    adata, name, key = open_data(params["data"])
+    labels = adata.obs[key]
+    run = cluster(adata, seed=params["seed"], device="cpu", progress=False)
+    m, leiden = run.metrics(labels), run.baseline["pca_leiden"]
+    row = run.model.granularity_.set_index("k").loc[run.n_clusters] if run.n_clusters > 1 else dict(explained=0., returned=0., score=0.)
+    return dict(n_cells=adata.n_obs, n_types=int(labels.nunique()), k=run.n_clusters, runner_up=run.model.runner_up_, finest=run.model.finest_, **{c: float(row[c]) for c in ("explained", "returned", "score")},
+                ari=m["ari"], nmi=m["nmi"], pca_leiden_ari=m["baseline"]["pca_leiden"]["ari"], pca_leiden_k=int(leiden["n_clusters"]), stages=m["stages"], seconds=m["seconds"], peak_mb=m["peak_mb"],
+                accuracy=[round(float(v), 4) for v in accuracy_by_stability(labels.to_numpy(), run.codes, run.model.stability_)["accuracy"]])
+
+def measure_howmany(params, work):
+    "Rules for the number of clusters on simulations."
+    from scnb.granularity import right_of, study
+    runs = study()
+    return dict(runs=runs) | {f"{rule}_right": float(v) for rule, v in right_of(runs).mean().items()}
+
+# %% ../nbs/06a_bench.ipynb #f0756642
+def measure_settings(params, work):
+    "Four ways of preprocessing, judged without labels, and the ARI of what each finds."
+    from functools import partial
+    from scnb.data import Recipe, counts_of, prepared
+    from scnb.granularity import compare_settings, consensus, embed_pca
+    adata, name, key = open_data(params["data"])
+    some = prepared(adata, n_top_genes=min(2000, adata.n_vars - 1))
+    genes = Recipe.of(some).match(some)
+    ways = {f"{g}, {s}": partial(embed_pca, genes=i, scale=s == "scaled") for g, i in (("variable", genes), ("all", None)) for s in ("scaled", "not scaled")}
+    found = compare_settings(counts_of(adata), ways, seed=params["seed"])
+    ari = [cluster_scores(adata.obs[key], consensus(g.partitions(g.k))[0])["ari"] for g in found.values()]
+    score = [float(g.table.score.max()) for g in found.values()]
+    own = list(found).index("variable, scaled")
+    return dict(best=next(iter(found)), ari_best=ari[0], ari_default=ari[own], ari_mean=float(np.mean(ari)), setting=list(found), k=[g.k for g in found.values()], score=score, ari=ari)
