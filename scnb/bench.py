@@ -4,28 +4,29 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'GRIDS', 'TABLES', 'SEEDS', 'MEASURES', 'REFERENCE', 'check_k', 'check_run', 'Clustering', 'cluster',
-           'voted', 'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of', 'Outputs', 'machine', 'versions',
-           'open_data', 'stem', 'measure', 'in_fresh_process', 'results_folder', 'same_settings', 'options',
-           'command_for', 'run_cluster', 'plan', 'run_grid', 'results', 'stage_scores', 'summarise', 'run_measured',
-           'needs', 'make_simulated', 'simulate_to', 'line', 'Clock', 'measure_memory', 'measure_blocks',
-           'make_reference', 'measure_transfer', 'measure_auto', 'measure_howmany', 'measure_settings']
+           'voted', 'write_clusters', 'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of', 'Outputs',
+           'machine', 'versions', 'open_data', 'stem', 'measure', 'in_fresh_process', 'results_folder', 'same_settings',
+           'options', 'command_for', 'run_cluster', 'plan', 'run_grid', 'results', 'stage_scores', 'summarise',
+           'run_measured', 'needs', 'make_simulated', 'simulate_to', 'line', 'Clock', 'measure_memory',
+           'measure_blocks', 'make_reference', 'measure_transfer', 'measure_auto', 'measure_howmany',
+           'measure_settings']
 
-# %% ../nbs/06a_bench.ipynb #74ed29cc
+# %% ../nbs/06a_bench.ipynb #8873f4ad
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #8380ceb5
+# %% ../nbs/06a_bench.ipynb #0c8c27ba
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #0f50cbd8
+# %% ../nbs/06a_bench.ipynb #ba9c81c1
 from . import __version__
 from .data import InputError, REGISTRY, _on_disk, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import Callback, make_fabric, put_folder, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #d5e2fc7e
+# %% ../nbs/06a_bench.ipynb #283a5eeb
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -39,7 +40,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #e69717bc
+# %% ../nbs/06a_bench.ipynb #865e45b6
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -59,7 +60,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #c602b807
+# %% ../nbs/06a_bench.ipynb #03c69da2
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -71,6 +72,7 @@ class Clustering:
     counts: object       # CountReport
     seed: int
     seconds: float       # wall time of model and baseline
+    voted: bool = False  # several fits have voted: the codes are not the model's
     @property
     def n_clusters(self): return int(self.codes.max()) + 1
     @property
@@ -81,7 +83,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #08ada1b9
+# %% ../nbs/06a_bench.ipynb #6753befc
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -90,34 +92,43 @@ def cluster(
     layer=None, # see `scnb.data.which_layer`
     seed=0, # decides everything random
     fast=False, # no refits of the network: the number of clusters from PCA
-    consensus=None, # whole runs, of this seed and the next ones, whose vote is taken
+    consensus=None, # let so many fits vote: this one, and more with the next seeds and the same number of clusters; at least 3
     refits=None, # of the network, without some of the molecules each; 5 unless `fast`
     **fit, # further arguments of `ScDeepCluster.fit`: max_epochs, device, checkpoint_dir, ...
 )->Clustering:
     "Cluster cells; labels cannot be given."
+    if method == "pca" and (fast or consensus or refits): raise InputError("fast, consensus and refits do not go with method 'pca'")
+    if consensus is not None and consensus < 3: raise InputError(f"consensus={consensus}: a vote needs at least 3 fits")
     start, report = time.perf_counter(), check_run(adata, n_clusters, method=method, n_top_genes=n_top_genes, layer=layer, **fit)
     model, k = None, n_clusters
     if method == "scdeepcluster":
         from scnb.scdeepcluster import ScDeepCluster
         genes = {} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)
-        model = ScDeepCluster(n_clusters=n_clusters, refits=0 if fast else refits or 5, **genes).fit(adata, layer=layer, seed=seed, **fit)
+        model = ScDeepCluster(n_clusters=n_clusters, refits=0 if fast else 5 if refits is None else refits, **genes).fit(adata, layer=layer, seed=seed, **fit)
         k = model.n_clusters_
     base = {} if _on_disk(adata, layer) is not None else baseline(adata, k, seed=seed, layer=layer)     # it needs all counts in memory
     codes = model.predict(adata) if model else base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
-    if consensus and model and k > 1: codes = voted(adata, model, codes, consensus, dict(genes, layer=layer), fit)
-    return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start)
+    if several := bool(consensus) and k > 1: codes = voted(adata, model, codes, consensus, layer, fit)
+    return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start, several)
 
-# %% ../nbs/06a_bench.ipynb #185e34ac
-def voted(adata, model, codes, n, how, fit): # -> (cells,) codes by size
+# %% ../nbs/06a_bench.ipynb #e2e070e4
+def voted(adata, model, codes, n, layer, fit): # -> (cells,) codes by size
     "The vote of a finished model and `n` - 1 more with the next seeds."
     from sklearn.base import clone
     from scnb.granularity import consensus
-    layer, genes = how.pop("layer"), how
     fit = {k: v for k, v in fit.items() if k not in ("checkpoint_dir", "resume")}      # the folder is the first run's
-    more = [clone(model).set_params(n_clusters=model.n_clusters_, refits=0, **genes).fit(adata, layer=layer, seed=model.seed_ + i, **fit).predict(adata) for i in range(1, n)]
+    more = [clone(model).set_params(n_clusters=model.n_clusters_, refits=0).fit(adata, layer=layer, seed=model.seed_ + i, **fit).predict(adata) for i in range(1, n)]
     return consensus(np.stack([codes, *more]))[0]
 
-# %% ../nbs/06a_bench.ipynb #59950055
+def write_clusters(run:Clustering, adata):
+    "Write the model's keys into `adata`; where fits have voted, their clusters, and no confidence of the one model."
+    run.model.write_to(adata)
+    if not run.voted: return
+    name = run.model._name
+    adata.obs[name] = pd.Categorical.from_codes(run.codes, [str(i) for i in range(run.n_clusters)])
+    for c in (f"{name}_confidence", f"{name}_stability"): adata.obs.pop(c) if c in adata.obs else None
+
+# %% ../nbs/06a_bench.ipynb #0a7d738e
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -140,7 +151,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #33e941d5
+# %% ../nbs/06a_bench.ipynb #1a63a244
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -149,7 +160,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #f60b2659
+# %% ../nbs/06a_bench.ipynb #e5360396
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -160,7 +171,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #2f8b0b46
+# %% ../nbs/06a_bench.ipynb #dcd00faa
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -181,13 +192,13 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}{_host()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #6f763eaa
+# %% ../nbs/06a_bench.ipynb #ca8c0124
 def _host():
     "This machine's name as a part of a file name; on a shared disk, process numbers say nothing without it."
     import re, socket
     return f"@{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:60]}"
 
-# %% ../nbs/06a_bench.ipynb #1260261f
+# %% ../nbs/06a_bench.ipynb #9b1f2663
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -205,7 +216,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #15b8305a
+# %% ../nbs/06a_bench.ipynb #cbdd2b5a
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -246,7 +257,7 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #5e4b91fa
+# %% ../nbs/06a_bench.ipynb #3afe74b6
 def machine():
     "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
@@ -262,7 +273,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #7a5f89eb
+# %% ../nbs/06a_bench.ipynb #fa09547b
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -278,7 +289,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #dcb9376c
+# %% ../nbs/06a_bench.ipynb #effb9944
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -289,7 +300,7 @@ def measure(
     warnings.simplefilter("ignore")
     adata, name, label_key = open_data(data, label_key)
     labels = labels_of(adata, label_key)
-    run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, "fast": n_clusters is not None, **kw})      # the same clusters, sooner
+    run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, "fast": n_clusters is not None and method != "pca", **kw})      # with a given number: the same clusters, sooner
     return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(), threads=torch.get_num_threads(), versions=versions(), data_hash=data_hash(adata, kw.get("layer")))
 
 def in_fresh_process(
@@ -312,7 +323,7 @@ def _child():
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #1bfbd4c0
+# %% ../nbs/06a_bench.ipynb #a040e299
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -322,7 +333,7 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #cddc610b
+# %% ../nbs/06a_bench.ipynb #568c07ab
 def same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
     if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
@@ -336,9 +347,9 @@ def options(method="scdeepcluster", **kw):
 def command_for(name, seed, n_clusters, method, kw):
     "What to type to get a single run again."
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
-    return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw)
+    return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw) + (" --fast" if k and method != "pca" else "")
 
-# %% ../nbs/06a_bench.ipynb #24c7ccdc
+# %% ../nbs/06a_bench.ipynb #530fb0a1
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -360,16 +371,17 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #05940426
+# %% ../nbs/06a_bench.ipynb #0b76c1d2
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
 GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
 GRIDS["auto"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]       # no k, no label
+GRIDS["unseen"] = [dict(data=d) for d in ("kang18", "cell_lines_batches", "rna_mix")]
 GRIDS["settings"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]   # preprocessing
 GRIDS["howmany"] = [dict(data="eighty")]
 GRIDS["transfer"] = [dict(data="pbmc3k", start=s, epochs=e) for e in (5, 15, 45) for s in ("scratch", "scratch_same_genes", "kang18_ctrl")] + [dict(data="pbmc3k", start="kang18_ctrl", epochs=78)]
 TABLES = {}                                        # grid -> how its results are summarised; "cluster" as below
-SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1)       # at most so many; the clusters grid takes as many as are asked for
+SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3)       # at most so many; the clusters grid takes as many as are asked for
 
 def plan(
     grid="cluster", # name of a grid
@@ -384,7 +396,7 @@ def plan(
     seeds = min(seeds, SEEDS.get(grid, seeds))
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #4256f4cc
+# %% ../nbs/06a_bench.ipynb #0684c14b
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -397,7 +409,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #923384c0
+# %% ../nbs/06a_bench.ipynb #3689ccf2
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -416,7 +428,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #fff44cab
+# %% ../nbs/06a_bench.ipynb #9bbabdd6
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -432,11 +444,11 @@ def summarise(
         pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
         pca_leiden_k=("pca_leiden_n_clusters", "median"), seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
 
-# %% ../nbs/06a_bench.ipynb #937ed751
-MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer", auto="measure_auto", settings="measure_settings", howmany="measure_howmany")
+# %% ../nbs/06a_bench.ipynb #30846832
+MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer", auto="measure_auto", unseen="measure_auto", settings="measure_settings", howmany="measure_howmany")
 
 def run_measured(
-    grid, # "memory", "blocks" or "transfer"
+    grid, # one of `MEASURES`
     runs, # from `plan`
     results_dir=None, overwrite=False, # see `run_grid`
     options={}, # further options, of which these grids have none
@@ -461,7 +473,7 @@ def _kept(grid, params, work, file, command):
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #8a8dc73b
+# %% ../nbs/06a_bench.ipynb #d8fe06eb
 def needs(grid, params, work):
     "Make what a run needs beforehand, each in a process of its own."
     data, start = params["data"], params.get("start", "scratch")
@@ -476,7 +488,7 @@ def make_simulated(path, name):
         a[a.obs["group"].argsort(kind="stable")].copy().write_h5ad(path)
     else: simulate_to(path, int(name[3:-1]) * 1000)
 
-# %% ../nbs/06a_bench.ipynb #461199e9
+# %% ../nbs/06a_bench.ipynb #971c4f8d
 def simulate_to(
     path, # .h5ad file to write
     n_cells, # cells
@@ -499,7 +511,7 @@ def simulate_to(
         del f["obs"]
         anndata.io.write_elem(f, "obs", obs)
 
-# %% ../nbs/06a_bench.ipynb #adf9479a
+# %% ../nbs/06a_bench.ipynb #24db5f26
 def _memory_table(t):
     "Peak memory and speed, one row per size."
     t = t.assign(way=t["model"] + ", " + t["where"])
@@ -517,18 +529,18 @@ def _auto_table(t):
 
 def _scalars(t): return t.drop(columns=["kind", "machine", "command", "seed"], errors="ignore")
 
-TABLES |= dict(auto=_auto_table, settings=_scalars, howmany=_scalars, memory=_memory_table, blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
+TABLES |= dict(auto=_auto_table, unseen=_auto_table, settings=_scalars, howmany=_scalars, memory=_memory_table, blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
 
 def line(r):
     "A record in one line."
     if r["kind"] == "cluster": return f"{r['data']} seed {r['seed']}: ARI {r['ari']:.3f}, PCA + k-means {r['baseline']['pca_kmeans']['ari']:.3f}"
-    if r["kind"] == "auto": return f"{r['data']} seed {r['seed']}: k = {r['k']}, ARI {r['ari']:.3f}, PCA + Leiden {r['pca_leiden_ari']:.3f} (k = {r['pca_leiden_k']})"
+    if r["kind"] in ("auto", "unseen"): return f"{r['data']} seed {r['seed']}: k = {r['k']}, ARI {r['ari']:.3f}, PCA + Leiden {r['pca_leiden_ari']:.3f} (k = {r['pca_leiden_k']})"
     if r["kind"] == "settings": return f"{r['data']}: {', '.join(f'{s} {v:.2f} (ARI {ari:.2f})' for s, v, ari in zip(r['setting'], r['score'], r['ari']))}"
     if r["kind"] == "howmany": return f"{len(r['runs'])} simulations: {sum(abs(x['product'] - x['true']) <= 1 for x in r['runs'])} within one"
     if r["kind"] == "memory": return f"{r['data']} {r['model']} from {r['where']}: peak {r['peak_mb']:.0f} MB, {r['cells_per_second']:,} cells per second"
     return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
 
-# %% ../nbs/06a_bench.ipynb #5d281125
+# %% ../nbs/06a_bench.ipynb #bb1f35d5
 class Clock(Callback):
     "When each stage began and when its epochs ended."
     def __init__(self): self.times = {}
@@ -539,7 +551,7 @@ class Clock(Callback):
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
-# %% ../nbs/06a_bench.ipynb #3bf3de8d
+# %% ../nbs/06a_bench.ipynb #3d49675d
 def measure_memory(params, work):
     "Two epochs of a model on a simulated file, in memory or from disk: peak memory and speed."
     import anndata, torch
@@ -557,7 +569,7 @@ def measure_memory(params, work):
     return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
                 cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)), seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
 
-# %% ../nbs/06a_bench.ipynb #5c3aa0e3
+# %% ../nbs/06a_bench.ipynb #7e159cfb
 def measure_blocks(params, work):
     "Cluster a set sorted by type, in memory or from disk in shuffled blocks: ARI."
     import anndata
@@ -575,7 +587,7 @@ def measure_blocks(params, work):
     stages = model.score_stages(adata.obs[key])
     return dict(n_cells=adata.n_obs, n_clusters=k, pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #09ce05b3
+# %% ../nbs/06a_bench.ipynb #3f7b4727
 REFERENCE = "kang18_ctrl"
 
 def make_reference(name, folder, epochs=20):
@@ -600,7 +612,7 @@ def measure_transfer(params, work):
     return dict(n_cells=adata.n_obs, n_genes=model.n_features_in_, n_clusters=k, matched=(model.transfer_ or {}).get("matched"), loss=float(model.history_.loss[model.history_.stage == "pretrain"].iloc[-1]),
                 pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #d8a6b449
+# %% ../nbs/06a_bench.ipynb #4e94962e
 def measure_auto(params, work):
     "Cluster a named set with nothing given: ARI, k, and how right the stable cells are."
     from scnb.trust import accuracy_by_stability
@@ -620,14 +632,14 @@ def measure_howmany(params, work):
     runs = study()
     return dict(runs=runs) | {f"{rule}_right": float(v) for rule, v in right_of(runs).mean().items()}
 
-# %% ../nbs/06a_bench.ipynb #f0756642
+# %% ../nbs/06a_bench.ipynb #71c17643
 def measure_settings(params, work):
     "Four ways of preprocessing, judged without labels, and the ARI of what each finds."
     from functools import partial
     from scnb.data import Recipe, counts_of, prepared
     from scnb.granularity import compare_settings, consensus, embed_pca
     adata, name, key = open_data(params["data"])
-    some = prepared(adata, n_top_genes=min(2000, adata.n_vars - 1))
+    some = prepared(adata, n_top_genes=2000 if adata.n_vars > 2500 else adata.n_vars // 4)      # files that hold variable genes only: a quarter of them
     genes = Recipe.of(some).match(some)
     ways = {f"{g}, {s}": partial(embed_pca, genes=i, scale=s == "scaled") for g, i in (("variable", genes), ("all", None)) for s in ("scaled", "not scaled")}
     found = compare_settings(counts_of(adata), ways, seed=params["seed"])

@@ -8,7 +8,7 @@ __all__ = ['FLOOR', 'RESOLUTIONS', 'KS', 'WAYS', 'RULES', 'split_counts', 'deal'
            'embed_pca', 'refit', 'granularity', 'overlaps', 'medoid', 'votes_of', 'consensus', 'by_size', 'companions',
            'jaccard', 'compare_settings', 'proportions', 'shuffled', 'simulations', 'rules', 'study', 'right_of']
 
-# %% ../nbs/02a_granularity.ipynb #4f304ab9
+# %% ../nbs/02a_granularity.ipynb #92305c24
 import itertools
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ from threadpoolctl import threadpool_limits
 from .metrics import _kmeans, _leidens
 from .train import child_seed
 
-# %% ../nbs/02a_granularity.ipynb #b594c9e9
+# %% ../nbs/02a_granularity.ipynb #06e5bd1d
 def split_counts(
-    X, # counts, CSR (cells, genes)
+    X, # counts, whole numbers, CSR (cells, genes)
     rng, # numpy Generator
     held_out:float=0.5, # probability that a molecule is set aside
 ): # -> kept, held out; both CSR
@@ -31,7 +31,7 @@ def split_counts(
     kept.eliminate_zeros(); held.eliminate_zeros()
     return kept, held
 
-# %% ../nbs/02a_granularity.ipynb #d859de5e
+# %% ../nbs/02a_granularity.ipynb #cac80262
 def deal(
     X, # counts, CSR (cells, genes)
     n:int, # hands
@@ -44,7 +44,7 @@ def deal(
         hands.append(hand)
     return [*hands, rest]
 
-# %% ../nbs/02a_granularity.ipynb #b352793a
+# %% ../nbs/02a_granularity.ipynb #cbec6649
 def cluster_sums(X, labels): # -> (clusters, genes), dense
     "Molecules of each gene in each cluster."
     k = int(labels.max()) + 1
@@ -59,7 +59,8 @@ def gains_of(
     profile = kept + prior * overall
     return (held * np.log(profile / profile.sum(-1, keepdims=True) / overall)).sum(-1)
 
-def overall_shares(kept):
+def overall_shares(kept): # -> (genes,)
+    "Share of each gene among all molecules; never quite zero."
     total = np.asarray(kept.sum(0)).ravel() + 1e-2
     return total / total.sum()
 
@@ -67,7 +68,7 @@ def held_out_gain(labels, kept, held)->float: # nats per cell
     "How much better the held-out molecules are described by the profile of their cell's cluster than by that of all cells."
     return float(gains_of(cluster_sums(kept, labels), cluster_sums(held, labels), overall_shares(kept)).sum() / len(labels))
 
-# %% ../nbs/02a_granularity.ipynb #4fe6bbfc
+# %% ../nbs/02a_granularity.ipynb #64b06d51
 def merge_tree(
     labels, # (cells,) a partition that is too fine
     kept, held, # CSR (cells, genes)
@@ -91,7 +92,7 @@ def merge_tree(
         loss[i, :i], loss[i + 1:, i] = new[:i], new[i + 1:]
     return gain, parts
 
-# %% ../nbs/02a_granularity.ipynb #3dac090f
+# %% ../nbs/02a_granularity.ipynb #f32a4c55
 FLOOR = 0.5        # a partition with a smaller product is none
 
 def explained_and_returned(
@@ -110,7 +111,7 @@ def explained_and_returned(
     t["score"] = t.explained * t.returned
     return t.sort_values("score", ascending=False, kind="stable").drop_duplicates("k").sort_values("k", ignore_index=True)
 
-# %% ../nbs/02a_granularity.ipynb #a634c062
+# %% ../nbs/02a_granularity.ipynb #cc208a86
 @dataclass
 class Granularity:
     "What the refits say about the number of clusters."
@@ -128,7 +129,9 @@ class Granularity:
         return int(peaks.k[peaks.score.idxmax()]) if len(peaks) else None
     @property
     def finest(self)->int: return int(self.table.k[self.table.gain.idxmax()]) if len(self.table) else 1     # explains most
-    def row(self, k): return self.table[self.table.k == k].iloc[0]
+    def row(self, k): # Series
+        "What the table says of `k` clusters."
+        return self.table[self.table.k == k].iloc[0]
     def partitions(self, k)->np.ndarray: # (refits, cells)
         "The partitions of all refits with `k` clusters."
         if k == 1: return np.zeros((len(next(iter(self.families.values()))), self.n_cells), np.int64)
@@ -136,7 +139,7 @@ class Granularity:
     @property
     def n_cells(self): return next(iter(self.families.values()))[0][1].shape[1]
 
-# %% ../nbs/02a_granularity.ipynb #56692bc6
+# %% ../nbs/02a_granularity.ipynb #9f79108b
 RESOLUTIONS = (0.25, 0.5, 1.0)     # of the partitions that merging starts from
 
 def evenly(n, most): # -> at most `most` of the numbers 0 .. n - 1, evenly spaced
@@ -165,7 +168,7 @@ def embed_pca(kept, seed=0, genes=None, scale=True): # -> (cells, 20)
     "20 principal components of the log-normalised, scaled counts (of some genes)."
     return judge_space(scaled(kept if genes is None else kept[:, genes], scale), 20, seed)
 
-# %% ../nbs/02a_granularity.ipynb #d195642d
+# %% ../nbs/02a_granularity.ipynb #70495651
 def refit(X, hand, embed, resolutions, seed, k=None): # -> resolution -> (gain, partitions)
     "One refit: embed what is kept, cluster too finely (or, given k, by k-means), merge by what is held out."
     kept = (X - hand).tocsr()
@@ -185,6 +188,8 @@ def granularity(
 )->Granularity:
     "How many clusters: refits without some of the molecules, judged by those molecules and by each other."
     X = sp.csr_matrix(X).astype(np.float64)
+    X.data = X.data.round()                       # pseudo-counts are dealt as whole molecules
+    X.eliminate_zeros()
     hands = deal(X, n_refits, child_seed(seed, "deal"))
     seeds, resolutions = [child_seed(seed, "refit", i) for i in range(n_refits)], resolutions if k is None else (0.,)
     same = lambda v: [v] * n_refits
@@ -192,7 +197,7 @@ def granularity(
     families = {r: [f[r] for f in found] for r in resolutions}
     return Granularity(explained_and_returned(families), families)
 
-# %% ../nbs/02a_granularity.ipynb #3dbcb125
+# %% ../nbs/02a_granularity.ipynb #66df22b7
 def overlaps(a, b): # -> (clusters of a, clusters of b)
     "Cells in each pair of clusters."
     C = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
@@ -217,6 +222,7 @@ def votes_of(
         to, (i, j) = C.argmax(1), linear_sum_assignment(-C)
         to[i] = j
         votes[np.arange(len(p)), to[p]] += 1 / len(partitions)
+    votes[np.arange(len(votes)), votes.argmax(1)] += 1e-6      # ties are settled here, before clusters change places
     won = np.bincount(votes.argmax(1), minlength=votes.shape[1])
     votes = votes[:, np.argsort(-won, kind="stable")[:(won > 0).sum()]]      # a name without a cell that it wins is dropped
     return votes / votes.sum(1, keepdims=True)
@@ -233,7 +239,7 @@ def by_size(labels):
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     return rank[codes]
 
-# %% ../nbs/02a_granularity.ipynb #8cd600b7
+# %% ../nbs/02a_granularity.ipynb #79193bce
 def companions(
     labels, # (cells,) the labels to be trusted or not
     partitions, # (refits, cells)
@@ -251,7 +257,7 @@ def jaccard(labels, partitions)->np.ndarray: # (clusters,) 0 to 1
         out.append((C / (C.sum(1, keepdims=True) + C.sum(0) - C)).max(1))
     return np.mean(out, 0)
 
-# %% ../nbs/02a_granularity.ipynb #4cec8478
+# %% ../nbs/02a_granularity.ipynb #baac4ff1
 def compare_settings(
     X, # counts, CSR (cells, genes): all genes
     settings:dict, # name -> function of (kept counts, seed) -> (cells, dimensions)
@@ -265,7 +271,7 @@ def compare_settings(
         g.table["score"] = g.table.explained * g.table.returned
     return dict(sorted(found.items(), key=lambda f: -f[1].table.score.max()))
 
-# %% ../nbs/02a_granularity.ipynb #a17f3a3d
+# %% ../nbs/02a_granularity.ipynb #dc28f143
 KS, WAYS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (("equal", .1), ("equal", .4), ("equal", .7), ("rare", .1), ("rare", .4), ("geometric", .4))
 
 def proportions(k, kind): # -> list, or None for equal sizes
@@ -292,7 +298,7 @@ def simulations(): # yields what, true k, counts
     for i in range(10):
         yield "shuffled", 1, shuffled(simulate(n_cells=1500, n_genes=600, n_groups=KS[i], dropout=.3, de_scale=.7, seed=200 + i).X, i)
 
-# %% ../nbs/02a_granularity.ipynb #877e1a81
+# %% ../nbs/02a_granularity.ipynb #22826b21
 def rules(g:Granularity)->dict: # rule -> k
     "What each rule takes."
     t = g.table.set_index("k")
@@ -302,7 +308,11 @@ def rules(g:Granularity)->dict: # rule -> k
 
 def study()->list: # of dicts
     "Each rule's k on each of the eighty simulations."
-    return [dict(setting=what, true=k, **rules(granularity(X))) for what, k, X in simulations()]
+    out = []
+    for what, k, X in simulations():
+        g = granularity(X)
+        out.append(dict(setting=what, true=k, score=float(g.table.score.max()) if len(g.table) else 0., **rules(g)))
+    return out
 
 RULES = ["product", "gain", "gain95", "returned", "leiden"]
 
