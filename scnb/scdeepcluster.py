@@ -234,7 +234,7 @@ def side_by_side(cpu:bool, progress:bool): # -> something like `map`
     jobs = cpu_count() if cpu else 1
     def run(f, *args):
         tasks = [delayed(f)(*a) for a in zip(*args)]
-        done = Parallel(min(jobs, len(tasks)), return_as="generator", **(dict(backend="loky", inner_max_num_threads=1) if jobs > 1 else {}))(tasks)
+        done = Parallel(min(jobs, len(tasks)), return_as="generator", **(dict(backend="loky", inner_max_num_threads=1, idle_worker_timeout=5) if jobs > 1 else {}))(tasks)
         return tqdm(done, total=len(tasks), desc="refits", disable=not progress, leave=False)
     return run
 
