@@ -8,20 +8,20 @@ __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 
            'COMMAND', 'data_app', 'Name', 'Interrupted', 'one_line', 'complain', 'exit_code', 'no_room',
            'is_input_error', 'listening', 'hold', 'say_held', 'Group', 'leave', 'quiet_pipe', 'show_version',
            'how_to_fit', 'keeping', 'check_storable', 'cluster', 'started_from', 'only_known', 'only_models', 'planned',
-           'only_on_disk', 'checked', 'announce', 'write_all', 'as_asked', 'card_of', 'this_command', 'summary',
-           'sure_lines', 'stage_lines', 'report', 'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
+           'only_on_disk', 'checked', 'announce', 'write_all', 'card_of', 'this_command', 'summary', 'sure_lines',
+           'stage_lines', 'report', 'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #617cbad3
+# %% ../nbs/08_cli.ipynb #9a912072
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #46797d51
+# %% ../nbs/08_cli.ipynb #3580839c
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #b28514f8
+# %% ../nbs/08_cli.ipynb #55f6e1de
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -35,7 +35,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #24a2edcd
+# %% ../nbs/08_cli.ipynb #c1795c7f
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -58,7 +58,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #14e8f7dd
+# %% ../nbs/08_cli.ipynb #099cb894
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -87,7 +87,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #7f1fd78f
+# %% ../nbs/08_cli.ipynb #e5f350a5
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -121,7 +121,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #7c756b8b
+# %% ../nbs/08_cli.ipynb #cc27dabb
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -133,7 +133,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #d709e431
+# %% ../nbs/08_cli.ipynb #43deba7f
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -153,7 +153,7 @@ Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #48bd8711
+# %% ../nbs/08_cli.ipynb #9bf25765
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -168,7 +168,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #1219c51e
+# %% ../nbs/08_cli.ipynb #dccc53e0
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -190,7 +190,7 @@ def check_storable(adata, path):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"--h5ad {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #b736e0ab
+# %% ../nbs/08_cli.ipynb #4f2299eb
 @app.command()
 def cluster(
     input: Input,
@@ -230,7 +230,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #1a5d845e
+# %% ../nbs/08_cli.ipynb #1b6ea417
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -243,7 +243,7 @@ def only_models(method, **options):
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
 
-# %% ../nbs/08_cli.ipynb #78623581
+# %% ../nbs/08_cli.ipynb #d05ad20e
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -264,7 +264,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #b1a64e45
+# %% ../nbs/08_cli.ipynb #9d929561
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -278,7 +278,7 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=Fa
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #da5add41
+# %% ../nbs/08_cli.ipynb #e36b0e45
 def announce(adata, fit, method):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -290,7 +290,7 @@ def announce(adata, fit, method):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #fe85b053
+# %% ../nbs/08_cli.ipynb #e4f034ba
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -306,17 +306,15 @@ def write_all(out, adata, run, record, name):
             if run.model is None: adata.obs[name] = pd.Categorical(base["labels"].astype(str), [str(i) for i in range(base["n_clusters"])])
         write_h5ad(adata, out.part("--h5ad"))
 
-def as_asked(run): return run.k_given and run.n_clusters in (1, run.k_asked)
-
 def card_of(adata, run, name):
     "The card of a run; see the page on trust."
     from scnb.trust import Evidence, card
-    return card(name, adata, run.codes, Evidence.of(run.model, as_asked(run), run.codes, run.voted), z=run.model.transform(adata), layer=run.counts.layer, seed=run.seed)
+    return card(name, adata, run.codes, Evidence.of(run.model, run.as_asked, run.codes, run.voted), z=run.model.transform(adata), layer=run.counts.layer, seed=run.seed)
 
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #90ae62bd
+# %% ../nbs/08_cli.ipynb #60ae0596
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -332,7 +330,7 @@ def sure_lines(run):
     "The first sentence of the verdict, and the second best number of clusters."
     if run.model is None: return []
     from scnb.trust import Evidence
-    e = Evidence.of(run.model, as_asked(run), run.codes, run.voted)
+    e = Evidence.of(run.model, run.as_asked, run.codes, run.voted)
     return [*e.verdict()[:1], *([f"runner-up: {e.runner_up} clusters"] if e.runner_up is not None else [])]
 
 def stage_lines(stages):
@@ -349,7 +347,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #b80fd2b6
+# %% ../nbs/08_cli.ipynb #30b079db
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -366,7 +364,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #64a0311d
+# %% ../nbs/08_cli.ipynb #bfc5bfcc
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -390,7 +388,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #09b20b62
+# %% ../nbs/08_cli.ipynb #5819ae6e
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -398,7 +396,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #4918c28e
+# %% ../nbs/08_cli.ipynb #c5f376d4
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -425,5 +423,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #828b4f8b
+# %% ../nbs/08_cli.ipynb #1a268ec7
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FLOOR', 'RESOLUTIONS', 'KS', 'WAYS', 'RULES', 'split_counts', 'deal', 'cluster_sums', 'gains_of', 'overall_shares',
            'held_out_gain', 'merge_tree', 'explained_and_returned', 'Granularity', 'evenly', 'judge_space', 'scaled',
-           'embed_pca', 'refit', 'granularity', 'overlaps', 'medoid', 'votes_of', 'consensus', 'by_size', 'companions',
-           'jaccard', 'compare_settings', 'proportions', 'shuffled', 'simulations', 'rules', 'study', 'right_of']
+           'embed_pca', 'refit', 'granularity', 'overlaps', 'medoid', 'votes_of', 'consensus', 'companions', 'jaccard',
+           'compare_settings', 'proportions', 'shuffled', 'simulations', 'rules', 'study', 'right_of']
 
-# %% ../nbs/02a_granularity.ipynb #92305c24
+# %% ../nbs/02a_granularity.ipynb #a3baf352
 import itertools
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from .metrics import _kmeans, _leidens
 from .train import child_seed
 
-# %% ../nbs/02a_granularity.ipynb #06e5bd1d
+# %% ../nbs/02a_granularity.ipynb #0a8a1463
 def split_counts(
     X, # counts, whole numbers, CSR (cells, genes)
     rng, # numpy Generator
@@ -31,7 +31,7 @@ def split_counts(
     kept.eliminate_zeros(); held.eliminate_zeros()
     return kept, held
 
-# %% ../nbs/02a_granularity.ipynb #cac80262
+# %% ../nbs/02a_granularity.ipynb #4357513d
 def deal(
     X, # counts, CSR (cells, genes)
     n:int, # hands
@@ -44,7 +44,7 @@ def deal(
         hands.append(hand)
     return [*hands, rest]
 
-# %% ../nbs/02a_granularity.ipynb #cbec6649
+# %% ../nbs/02a_granularity.ipynb #d11c6928
 def cluster_sums(X, labels): # -> (clusters, genes), dense
     "Molecules of each gene in each cluster."
     k = int(labels.max()) + 1
@@ -68,7 +68,7 @@ def held_out_gain(labels, kept, held)->float: # nats per cell
     "How much better the held-out molecules are described by the profile of their cell's cluster than by that of all cells."
     return float(gains_of(cluster_sums(kept, labels), cluster_sums(held, labels), overall_shares(kept)).sum() / len(labels))
 
-# %% ../nbs/02a_granularity.ipynb #64b06d51
+# %% ../nbs/02a_granularity.ipynb #79c3171a
 def merge_tree(
     labels, # (cells,) a partition that is too fine
     kept, held, # CSR (cells, genes)
@@ -92,7 +92,7 @@ def merge_tree(
         loss[i, :i], loss[i + 1:, i] = new[:i], new[i + 1:]
     return gain, parts
 
-# %% ../nbs/02a_granularity.ipynb #f32a4c55
+# %% ../nbs/02a_granularity.ipynb #d244fa30
 FLOOR = 0.5        # a partition with a smaller product is none
 
 def explained_and_returned(
@@ -111,7 +111,7 @@ def explained_and_returned(
     t["score"] = t.explained * t.returned
     return t.sort_values("score", ascending=False, kind="stable").drop_duplicates("k").sort_values("k", ignore_index=True)
 
-# %% ../nbs/02a_granularity.ipynb #cc208a86
+# %% ../nbs/02a_granularity.ipynb #888594e0
 @dataclass
 class Granularity:
     "What the refits say about the number of clusters."
@@ -139,7 +139,7 @@ class Granularity:
     @property
     def n_cells(self): return next(iter(self.families.values()))[0][1].shape[1]
 
-# %% ../nbs/02a_granularity.ipynb #9f79108b
+# %% ../nbs/02a_granularity.ipynb #b86ae767
 RESOLUTIONS = (0.25, 0.5, 1.0)     # of the partitions that merging starts from
 
 def evenly(n, most): # -> at most `most` of the numbers 0 .. n - 1, evenly spaced
@@ -168,7 +168,7 @@ def embed_pca(kept, seed=0, genes=None, scale=True): # -> (cells, 20)
     "20 principal components of the log-normalised, scaled counts (of some genes)."
     return judge_space(scaled(kept if genes is None else kept[:, genes], scale), 20, seed)
 
-# %% ../nbs/02a_granularity.ipynb #70495651
+# %% ../nbs/02a_granularity.ipynb #e35b4008
 def refit(X, hand, embed, resolutions, seed, k=None): # -> resolution -> (gain, partitions)
     "One refit: embed what is kept, cluster too finely (or, given k, by k-means), merge by what is held out."
     kept = (X - hand).tocsr()
@@ -197,7 +197,7 @@ def granularity(
     families = {r: [f[r] for f in found] for r in resolutions}
     return Granularity(explained_and_returned(families), families)
 
-# %% ../nbs/02a_granularity.ipynb #66df22b7
+# %% ../nbs/02a_granularity.ipynb #83ad53b4
 def overlaps(a, b): # -> (clusters of a, clusters of b)
     "Cells in each pair of clusters."
     C = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
@@ -210,6 +210,7 @@ def medoid(
     from sklearn.metrics import adjusted_rand_score as ari
     return int(np.sum([[ari(a, b) for b in partitions] for a in partitions], 1).argmax())
 
+# %% ../nbs/02a_granularity.ipynb #ea9d1dcc
 def votes_of(
     partitions, # (refits, cells)
 )->np.ndarray: # (cells, clusters) shares of the votes; clusters by size, largest first
@@ -232,14 +233,7 @@ def consensus(partitions): # -> labels (cells,) numbered by size, share of the v
     votes = votes_of(partitions)
     return votes.argmax(1), votes.max(1)
 
-def by_size(labels):
-    "Numbered 0, 1, ... from the largest cluster down."
-    _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    rank = np.empty(len(sizes), np.int64)
-    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-    return rank[codes]
-
-# %% ../nbs/02a_granularity.ipynb #79193bce
+# %% ../nbs/02a_granularity.ipynb #a356115b
 def companions(
     labels, # (cells,) the labels to be trusted or not
     partitions, # (refits, cells)
@@ -257,7 +251,7 @@ def jaccard(labels, partitions)->np.ndarray: # (clusters,) 0 to 1
         out.append((C / (C.sum(1, keepdims=True) + C.sum(0) - C)).max(1))
     return np.mean(out, 0)
 
-# %% ../nbs/02a_granularity.ipynb #baac4ff1
+# %% ../nbs/02a_granularity.ipynb #261381a4
 def compare_settings(
     X, # counts, CSR (cells, genes): all genes
     settings:dict, # name -> function of (kept counts, seed) -> (cells, dimensions)
@@ -271,7 +265,7 @@ def compare_settings(
         g.table["score"] = g.table.explained * g.table.returned
     return dict(sorted(found.items(), key=lambda f: -f[1].table.score.max()))
 
-# %% ../nbs/02a_granularity.ipynb #dc28f143
+# %% ../nbs/02a_granularity.ipynb #f7528918
 KS, WAYS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (("equal", .1), ("equal", .4), ("equal", .7), ("rare", .1), ("rare", .4), ("geometric", .4))
 
 def proportions(k, kind): # -> list, or None for equal sizes
@@ -298,7 +292,7 @@ def simulations(): # yields what, true k, counts
     for i in range(10):
         yield "shuffled", 1, shuffled(simulate(n_cells=1500, n_genes=600, n_groups=KS[i], dropout=.3, de_scale=.7, seed=200 + i).X, i)
 
-# %% ../nbs/02a_granularity.ipynb #22826b21
+# %% ../nbs/02a_granularity.ipynb #31a79122
 def rules(g:Granularity)->dict: # rule -> k
     "What each rule takes."
     t = g.table.set_index("k")

@@ -7,23 +7,23 @@ __all__ = ['HEAD', 'BODY', 'TAIL', 'Case', 'scores_table', 'criterion', 'why_thi
            'as_names', 'other_figures', 'clusters_table', 'stages_table', 'what_was_read', 'render', 'plan_folder',
            'write_report', 'repeat', 'make_report', 'build_report']
 
-# %% ../nbs/07_report.ipynb #5393d7a5
+# %% ../nbs/07_report.ipynb #a4554262
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/07_report.ipynb #9bc1175c
+# %% ../nbs/07_report.ipynb #ed48bd16
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/07_report.ipynb #e27dd2b9
+# %% ../nbs/07_report.ipynb #7ebed9e5
 from . import __version__, plot
 from .bench import Outputs, cluster, labels_of, stem, versions
 from .data import InputError, embedded, raw_or_layer, read
 from .metrics import cluster_scores, confusion, pca
 from .trust import CSS, MACROS, READ, SURE, Evidence, cells_of, environment, figure, lost_figure, parts, stages_in_short
 
-# %% ../nbs/07_report.ipynb #a16a9219
+# %% ../nbs/07_report.ipynb #17f852cd
 @dataclass
 class Case:
     "All that a report is made from."
@@ -36,12 +36,12 @@ class Case:
     @property
     def kmeans(self): return self.run.baseline["pca_kmeans"]["labels"]
     @property
-    def evidence(self): return None if self.run.model is None else Evidence.of(self.run.model, self.run.k_given and self.run.n_clusters in (1, self.run.k_asked), self.run.codes, self.run.voted)
+    def evidence(self): return None if self.run.model is None else Evidence.of(self.run.model, self.run.as_asked, self.run.codes, self.run.voted)
     @property
     def methods(self): # name -> (cells,) clusters
         return {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans, "PCA + Leiden": self.run.baseline["pca_leiden"]["labels"]}
 
-# %% ../nbs/07_report.ipynb #11544193
+# %% ../nbs/07_report.ipynb #8b0b6fc4
 def scores_table(
     case:Case,
 )->pd.DataFrame: # one row per method: clusters, scores where labels are known, agreement with scDeepCluster
@@ -53,7 +53,7 @@ def scores_table(
         rows[name]["agreement with scDeepCluster (ARI)"] = cluster_scores(case.run.codes, codes)["ari"]
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
 
-# %% ../nbs/07_report.ipynb #44a8d317
+# %% ../nbs/07_report.ipynb #67784663
 def criterion(stages):
     "The column of `stages_` by which the stage was chosen: the first number that is neither a count, a change nor a score."
     other = {"stage", "epoch", "label_change", "n_clusters", "chosen", "ari", "nmi", "acc"}
@@ -68,7 +68,7 @@ def why_this_stage(stages):
     if c is None or ends[c][taken] < ends[c][other]: return f"The partition of stage {taken} was taken, as asked."
     return f"The partition of stage {taken} was taken, because its {c.replace('_', ' ')} is the higher one ({ends[c][taken]:.3f}, against {ends[c][other]:.3f} for {other}); no label was looked at."
 
-# %% ../nbs/07_report.ipynb #d1f5fc19
+# %% ../nbs/07_report.ipynb #e3241621
 def in_short(
     case:Case,
 )->list: # sentences
@@ -85,7 +85,7 @@ def in_short(
                     (" Here the plain method is the better one." if best > own + .005 else ""))
     return said
 
-# %% ../nbs/07_report.ipynb #bcec7067
+# %% ../nbs/07_report.ipynb #7830b221
 def cautions(
     case:Case,
 )->list: # sentences; may be empty
@@ -106,7 +106,7 @@ def cautions(
         said.append(f"{int(pd.isna(np.asarray(case.labels, dtype=object)).sum()):,} cells have no label; they were clustered, not scored.")
     return said
 
-# %% ../nbs/07_report.ipynb #5d2c2941
+# %% ../nbs/07_report.ipynb #c0806cab
 def maps(
     case:Case, seed=0, # of UMAP
 )->list: # rows of figures: PCA, scDeepCluster; by cluster, and by label where known
@@ -128,7 +128,7 @@ def as_names(labels):
     s = pd.Series(labels)
     return s if isinstance(s.dtype, pd.CategoricalDtype) else pd.Series(pd.Categorical(s.astype(object).map(str, na_action="ignore")), index=s.index)
 
-# %% ../nbs/07_report.ipynb #e249eb4e
+# %% ../nbs/07_report.ipynb #bfca453e
 def other_figures(
     case:Case,
 )->dict: # name -> list of figures
@@ -145,7 +145,7 @@ def other_figures(
     if stages["label_change"].notna().any() or "ari" in stages: out["training"].append(figure("stages", "Share of labels that changed, by epoch, and the chosen stage", plot.stages(stages)))
     return out
 
-# %% ../nbs/07_report.ipynb #e23d1bc1
+# %% ../nbs/07_report.ipynb #7b0c6511
 def clusters_table(
     case:Case,
 )->pd.DataFrame: # one row per cluster
@@ -167,7 +167,7 @@ def stages_table(case):
     s = case.run.model.stages_ if case.labels is None else case.run.model.score_stages(case.labels)
     return stages_in_short(s)
 
-# %% ../nbs/07_report.ipynb #a04ad08f
+# %% ../nbs/07_report.ipynb #e65e280e
 def what_was_read(case):
     "The file and how it was prepared, as a table."
     c, model = case.run.counts, case.run.model
@@ -178,7 +178,7 @@ def what_was_read(case):
         rows |= {"genes the model learned from": len(r.genes), "preparation": f"counts scaled to {r.target_sum:,.0f} per cell{', log(1 + x)' if r.log1p else ''}{', each gene to mean 0 and variance 1' if r.scale else ''}{f', clipped at {r.max_value:g}' if r.max_value else ''}"}
     return pd.DataFrame(dict(what=list(rows), value=[f"{v:,}" if isinstance(v, int) else v for v in rows.values()]))
 
-# %% ../nbs/07_report.ipynb #00a613d7
+# %% ../nbs/07_report.ipynb #e34cb95c
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: clusters</title><style>{{ css }}</style></head><body><main>
@@ -198,7 +198,7 @@ BODY = """
 <h2 id="clusters">Clusters</h2>{{ table(clusters, "Numbered by size, as in clusters.csv. Confidence: the soft assignment of a cell to its cluster, from 1/k to 1.") }}
 """
 
-# %% ../nbs/07_report.ipynb #d7d8eaeb
+# %% ../nbs/07_report.ipynb #bd50ded3
 TAIL = """
 {% if others.training %}<h2 id="training">Training</h2><p>{{ why }}</p>{{ figs(others.training) }}{{ table(stages, "Where each stage ended.") }}{% endif %}
 <h2 id="again">To repeat it</h2><pre>{{ command }}</pre>
@@ -214,7 +214,7 @@ TAIL = """
 </main></body></html>
 """
 
-# %% ../nbs/07_report.ipynb #f81eb6c6
+# %% ../nbs/07_report.ipynb #e12f6847
 def render(
     case:Case, seed=0, # of the maps
 )->str: # HTML
@@ -230,7 +230,7 @@ def render(
                        stages=None if stages is None else cells_of(stages), why=why_this_stage(case.run.model.stages_) if stages is not None else "",
                        command=case.command, seed=case.run.seed, versions=versions(), h="h3", sure=bool(sure), **sure)
 
-# %% ../nbs/07_report.ipynb #277f59ba
+# %% ../nbs/07_report.ipynb #6a0c73a1
 def plan_folder(out_dir, overwrite, input=None):
     "Where index.html and clusters.csv are to go; checked, nothing made yet."
     d = Path(out_dir)
@@ -251,7 +251,7 @@ def write_report(out, html, table):
         table.to_csv(part["clusters"], index=False, lineterminator="\n")
     return out.paths["-o"]/"index.html" if "-o" in out.paths else out.paths["page"]
 
-# %% ../nbs/07_report.ipynb #608eb2a2
+# %% ../nbs/07_report.ipynb #5b361f2d
 def repeat(name, label_key, n_clusters, seed, extra):
     "The command line that makes this report again; file names only, no folders."
     words = ["scnb", "report", *([name] if name else []), "-o", "report"]
@@ -259,7 +259,7 @@ def repeat(name, label_key, n_clusters, seed, extra):
         if v is not None: words += [flag] if v is True else [flag, str(v)]
     return shlex.join(words)
 
-# %% ../nbs/07_report.ipynb #857cf919
+# %% ../nbs/07_report.ipynb #c12b9f1a
 def make_report(
     adata_or_path, # raw counts: an AnnData, a file, or None for the embedded blood cells
     out_dir, # folder for index.html and clusters.csv; made if it is not there
@@ -285,7 +285,7 @@ def make_report(
     case = Case(name, adata, run, labels, label_key, command)
     return write_report(out, render(case, seed), run.table(adata.obs_names)), dict(data=stem(path) if path else name, command=command) | run.metrics(labels)
 
-# %% ../nbs/07_report.ipynb #ee793e48
+# %% ../nbs/07_report.ipynb #d3eee2a3
 def build_report(
     adata_or_path, # raw counts: an AnnData, a file, or None for the embedded blood cells
     out_dir, # folder for index.html and clusters.csv; made if it is not there

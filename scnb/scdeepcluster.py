@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST', 'STEPS', 'STEPS_REFIT', 'evaluating', 'ClusterNet', 'ClusterTask', 'in_order', 'assignments', 'note_stage',
-           'kmeans', 'log_normalised', 'silhouette', 'ScDeepCluster', 'centred', 'Stage1', 'latent_anew',
+           'kmeans', 'log_normalised', 'silhouette', 'epochs_of', 'ScDeepCluster', 'centred', 'Stage1', 'latent_anew',
            'side_by_side', 'kept_apart', 'recalled', 'same_cells', 'weights_of']
 
-# %% ../nbs/03_scdeepcluster.ipynb #9f595733
+# %% ../nbs/03_scdeepcluster.ipynb #c40bada2
 import contextlib
 import math
 import numpy as np
@@ -25,7 +25,7 @@ from .granularity import Granularity, companions, consensus, embed_pca, evenly, 
 from .nn import LIKELIHOODS, NORMS, set_generator
 from .train import Fit, Model, child_seed
 
-# %% ../nbs/03_scdeepcluster.ipynb #76454dc8
+# %% ../nbs/03_scdeepcluster.ipynb #88e5a81d
 @contextlib.contextmanager
 def evaluating(module):
     "Evaluation mode inside the block: no noise, batch norm by its running averages."
@@ -51,7 +51,7 @@ class ClusterNet(nn.Module):
         with evaluating(self.autoencoder): q = self.assign(x)
         return self.autoencoder(x, size_factor) | dict(q=q)
 
-# %% ../nbs/03_scdeepcluster.ipynb #f6001664
+# %% ../nbs/03_scdeepcluster.ipynb #fc39807b
 class ClusterTask(CountTask):
     "Reconstruction plus gamma times KL(p || q); the target p is refreshed each epoch (Tian et al. 2019, eq. 8), or the votes (rows, shares) of refits."
     def __init__(self, net, fit:Fit, labels, gamma=1., tol=1e-3, votes=None, **kw):
@@ -78,7 +78,7 @@ class ClusterTask(CountTask):
     def state(self): return dict(p=self.p, previous=self.previous)
     def load_state(self, t): self.p, self.previous = t["p"], t["previous"]
 
-# %% ../nbs/03_scdeepcluster.ipynb #e0a13bee
+# %% ../nbs/03_scdeepcluster.ipynb #6c62e8ba
 def in_order(fit, device, function, rows=None):
     "`function(batch)` of every training cell (or of `rows`), in canonical order, on the CPU."
     rows = fit.cells if rows is None else rows
@@ -96,7 +96,7 @@ def note_stage(fit, stage, epoch, labels, change):
     fit.memory.tensors[f"labels.{len(notes)}"] = torch.as_tensor(labels).to(torch.int32)
     notes.append(dict(stage=stage, epoch=epoch, label_change=change))
 
-# %% ../nbs/03_scdeepcluster.ipynb #c6cbcaee
+# %% ../nbs/03_scdeepcluster.ipynb #6eb47896
 def kmeans(
     z, # (cells, latent)
     k:int, # clusters
@@ -110,7 +110,7 @@ def kmeans(
         if len(z) > MOST: km = KMeans(k, init=km.cluster_centers_, n_init=1).fit(z)
     return km.cluster_centers_.astype(np.float32), km.labels_.astype(np.int64)
 
-# %% ../nbs/03_scdeepcluster.ipynb #9f1dd732
+# %% ../nbs/03_scdeepcluster.ipynb #5ea57960
 MOST = 20_000      # cells whose counts are looked at all together
 
 def log_normalised(fit:Fit, rows=None):
@@ -130,8 +130,12 @@ def silhouette(
     if not 1 < len(np.unique(labels)) < len(labels): return 0.
     return float(silhouette_score(space, labels, metric="cosine"))
 
-# %% ../nbs/03_scdeepcluster.ipynb #3b27b1c6
+# %% ../nbs/03_scdeepcluster.ipynb #ee2c10db
 STEPS, STEPS_REFIT = 3300, 800       # of pretraining, unless epochs are given: with a given number of clusters, and without
+
+def epochs_of(steps, n_cells, batch_size): # -> 20 to 400
+    "So many steps, in epochs."
+    return int(np.clip(round(steps * batch_size / n_cells), 20, 400))
 
 class ScDeepCluster(Model):
     "Deep embedded clustering with a count likelihood (Tian et al. 2019, doi:10.1038/s42256-019-0037-0)."
@@ -160,14 +164,14 @@ class ScDeepCluster(Model):
         self.likelihood, self.dispersion, self.norm, self.n_top_genes = likelihood, dispersion, norm, n_top_genes
         self.finetune_epochs, self.tol, self.stage, self.refits, self.lr, self.backend = finetune_epochs, tol, stage, refits, lr, backend
 
-    def _epochs(self, n_cells, batch_size): return int(np.clip(round((STEPS if self.n_clusters else STEPS_REFIT) * batch_size / n_cells), 20, 400))
+    def _epochs(self, n_cells, batch_size): return epochs_of(STEPS if self.n_clusters else STEPS_REFIT, n_cells, batch_size)
     def _build(self, n_genes):
         return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm, input_noise=self.noise, hidden_noise=self.hidden_noise)
 
     def _preprocessing(self, adata):
         return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
 
-# %% ../nbs/03_scdeepcluster.ipynb #af74ceab
+# %% ../nbs/03_scdeepcluster.ipynb #b953e302
 @patch
 def _check_params(self:ScDeepCluster, adata):
     self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, stage=("auto", "pretrain", "finetune"))
@@ -177,7 +181,7 @@ def _check_params(self:ScDeepCluster, adata):
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2: raise InputError(f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
     if k > adata.n_obs: raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
 
-# %% ../nbs/03_scdeepcluster.ipynb #a76896e7
+# %% ../nbs/03_scdeepcluster.ipynb #77409e62
 @patch
 def _pretrain(self:ScDeepCluster, module, fit:Fit): # -> the generator of the noise
     "Stage 1."
@@ -211,12 +215,14 @@ def centred(z, rows, votes): # -> centres (k, latent) float32, labels (cells,): 
     centers = np.stack([z[rows][won == j].mean(0) for j in range(votes.shape[1])]).astype(np.float32)
     return centers, losses.student_t(torch.as_tensor(z), torch.as_tensor(centers)).argmax(1).numpy()
 
-# %% ../nbs/03_scdeepcluster.ipynb #d9f431c0
+# %% ../nbs/03_scdeepcluster.ipynb #65e4c617
 class Stage1(ScDeepCluster):
     "The denoising autoencoder alone: a latent code, no clusters."
     _fitted_arrays = _fitted_json = ()
     def _preprocessing(self, adata): return dict(library_key="library")
-    def _fit(self, module, fit): return {} if self._pretrain(module, fit) is not None else {}
+    def _fit(self, module, fit):
+        self._pretrain(module, fit)
+        return {}
 
 def latent_anew(kept, seed, params, names, library, **settings): # -> (cells, latent)
     "The latent code of a network trained on these counts from a new start, on one thread."
@@ -238,7 +244,7 @@ def side_by_side(cpu:bool, progress:bool): # -> something like `map`
         return tqdm(done, total=len(tasks), desc="refits", disable=not progress, leave=False)
     return run
 
-# %% ../nbs/03_scdeepcluster.ipynb #ebc6069f
+# %% ../nbs/03_scdeepcluster.ipynb #118f5610
 @patch
 def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
     "What is found when the molecules are dealt anew: by networks, by PCA, or not at all."
@@ -246,25 +252,24 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
     if self.n_clusters and not n: return None
     if "refits" in fit.memory.done: return recalled(fit.memory.tensors)
     rows = fit.cells[judged]
-    X = fit.counts(rows).astype(np.float64)
-    X.data = X.data.round()                       # pseudo-counts are dealt as whole molecules
     embed, run = embed_pca, map
     if n:
         s, obs = fit.settings, fit.adata.obs.iloc[rows]
         cpu = fit.fabric.device.type == "cpu"
         most = s.max_epochs if s.init_from is None else math.ceil(s.max_epochs / self._transfer_share)      # refits start from nothing
-        epochs = min(most, int(np.clip(round(STEPS_REFIT * s.batch_size / len(rows)), 20, 400)))
+        epochs = min(most, epochs_of(STEPS_REFIT, len(rows), s.batch_size))
         params = self.get_params() | dict(n_clusters=2, refits=0, n_top_genes=None)
         embed = partial(latent_anew, params=params, names=[f"c{i:09d}" for i in range(len(rows))], library=obs["n_counts"].to_numpy(), max_epochs=epochs,
             batch_size=s.batch_size, precision=s.precision, device="cpu" if cpu else s.device)
         run = side_by_side(cpu, s.progress)
-    found = granularity(X, embed, n or 5, seed=child_seed(fit.settings.seed, "refits"), run=run, k=self.n_clusters) if fit.fabric.is_global_zero else None
+    found = granularity(fit.counts(rows), embed, n or 5, seed=child_seed(fit.settings.seed, "refits"), run=run, k=self.n_clusters) if fit.fabric.is_global_zero else None
     if fit.fabric.world_size > 1: found = fit.fabric.broadcast(found)          # one process does the work, all go on from the same answer
     fit.memory.tensors |= kept_apart(found)
     fit.memory.done.append("refits")
     fit.memory.save()
     return found
 
+# %% ../nbs/03_scdeepcluster.ipynb #fd6c0899
 def kept_apart(g): # -> tensors
     "The partitions and gains of all refits, as tensors."
     return {f"refits.{r}.{i}.{n}": torch.as_tensor(a) for r, trees in g.families.items() for i, tree in enumerate(trees) for n, a in zip(("gain", "parts"), tree)}
@@ -278,6 +283,7 @@ def recalled(tensors): # -> Granularity
     families = {r: families[r] for r in sorted(families)}
     return Granularity(explained_and_returned(families), families)
 
+# %% ../nbs/03_scdeepcluster.ipynb #1664fd29
 def same_cells(adata, layer): # -> str
     "A fingerprint of counts and names, which also knows the order of the cells."
     return data_hash(adata, layer) + genes_hash(adata.obs_names)
@@ -287,17 +293,17 @@ def _trust(self:ScDeepCluster, fit, judged, again, chosen)->dict:
     "Add to what was chosen what the refits say of it."
     labels, n = chosen.pop("labels"), fit.adata.n_obs                                            # of all cells, in the order of the file
     out = chosen | dict(granularity_=None, runner_up_=None, finest_=None, refit_cells_=np.zeros(0, int), refit_labels_=np.zeros((0, 0), int),
-        levels_=np.zeros((0, 0), int), stability_=np.full(n, np.nan, np.float32), cells_hash_=same_cells(fit.adata, fit.settings.layer))
+        levels_=np.zeros((0, 0), int), stability_=np.full(n, np.nan, np.float32), cells_hash_=None)
     if again is None: return out
     rows = fit.cells[judged]
     most = int(again.table.k.max()) if len(again.table) else 1                                   # a refit may find fewer than were asked for
-    out |= dict(refit_cells_=rows, refit_labels_=again.partitions(min(self.n_clusters or again.k, most)).astype(np.int32))
+    out |= dict(cells_hash_=same_cells(fit.adata, fit.settings.layer), refit_cells_=rows, refit_labels_=again.partitions(min(self.n_clusters or again.k, most)).astype(np.int32))
     out["stability_"][rows] = companions(np.unique(labels[rows], return_inverse=True)[1], out["refit_labels_"])
     if self.n_clusters: return out
     levels = [consensus(again.partitions(k))[0] for k in again.table.k]
     return out | dict(granularity_=again.table, runner_up_=again.runner_up, finest_=again.finest, levels_=np.reshape(levels, (-1, len(rows))).astype(np.int32))
 
-# %% ../nbs/03_scdeepcluster.ipynb #69e5c252
+# %% ../nbs/03_scdeepcluster.ipynb #f718fa65
 @patch
 def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=None): # -> centres, weights of the autoencoder
     "Stage 2."
@@ -313,7 +319,7 @@ def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=Non
 
 def weights_of(module): return {n: v.detach().cpu().clone() for n, v in module.state_dict().items()}
 
-# %% ../nbs/03_scdeepcluster.ipynb #f5c6cc11
+# %% ../nbs/03_scdeepcluster.ipynb #1705730c
 @patch
 def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
     "Judge the recorded partitions, keep the better stage's weights and centres."
@@ -334,7 +340,7 @@ def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
     order = np.argsort(-sizes, kind="stable")[:int((sizes > 0).sum())]
     return dict(labels=labels, centers_=centers.numpy()[order], n_clusters_=len(order), stage_=stage, stages_=table, stage_labels_=recorded, stage_cells_=fit.cells)
 
-# %% ../nbs/03_scdeepcluster.ipynb #14eb4d46
+# %% ../nbs/03_scdeepcluster.ipynb #69542649
 @patch
 def predict_proba(self:ScDeepCluster,
     adata, # AnnData with raw counts
@@ -364,7 +370,7 @@ def _outputs(self:ScDeepCluster, adata):
     if len(self.refit_labels_) and same_cells(adata, self.layer_) == self.cells_hash_: obs["{key}_stability"] = self.stability_      # known for the cells fitted only
     return {"obsm": {"X_{key}": z}, "obs": obs}
 
-# %% ../nbs/03_scdeepcluster.ipynb #8db672ce
+# %% ../nbs/03_scdeepcluster.ipynb #e753a06a
 @patch
 def labels_at(self:ScDeepCluster, k)->np.ndarray: # (cells of the file,), -1 where a cell took no part
     "The refits' vote for another number of clusters, without a new fit."
@@ -374,7 +380,7 @@ def labels_at(self:ScDeepCluster, k)->np.ndarray: # (cells of the file,), -1 whe
     out[self.refit_cells_] = self.levels_[ks.index(k)]
     return out
 
-# %% ../nbs/03_scdeepcluster.ipynb #24e61653
+# %% ../nbs/03_scdeepcluster.ipynb #cedac885
 @patch
 def score_stages(self:ScDeepCluster,
     labels, # (cells,) known types of the cells that were fitted, in the rows of that AnnData; missing ones are left out

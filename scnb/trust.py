@@ -9,20 +9,20 @@ __all__ = ['DISSOLVED', 'STABLE', 'MOST_PER_CLUSTER', 'CLEAR', 'CLOSE', 'CSS', '
            'no_clusters', 'how_clear', 'what_else', 'Evidence', 'Figure', 'figure', 'cells_of', 'shares_figure',
            'shown', 'map_figures', 'lost_figure', 'stages_in_short', 'parts', 'environment', 'card', 'PageCheck']
 
-# %% ../nbs/03a_trust.ipynb #427b0d9b
+# %% ../nbs/03a_trust.ipynb #45f5eeb2
 import base64, warnings
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-# %% ../nbs/03a_trust.ipynb #b61b867d
+# %% ../nbs/03a_trust.ipynb #b7703fb9
 from . import __version__, plot
 from .data import InputError, _normalised, canonical_order, kept_threads, rows_of
 from .granularity import FLOOR, companions, evenly, jaccard, overlaps
 from .metrics import _kept_random, confusion, label_codes, pca
 
-# %% ../nbs/03a_trust.ipynb #e743e59a
+# %% ../nbs/03a_trust.ipynb #6bc9c4fa
 def right_cells(
     known, # (cells,) known types, none missing
     pred, # (cells,) clusters, none missing
@@ -49,14 +49,14 @@ def accuracy_by_stability(
     parts = [p for p in np.array_split(np.argsort(s, kind="stable"), bins) if len(p)]
     return pd.DataFrame([dict(bin=i + 1, cells=len(p), stability=s[p].mean(), accuracy=right[p].mean()) for i, p in enumerate(parts)])
 
-# %% ../nbs/03a_trust.ipynb #81698788
+# %% ../nbs/03a_trust.ipynb #2ab3740d
 DISSOLVED, STABLE = 0.6, 0.75      # Hennig's limits
 
 def hennig(j)->str:
     "What a Jaccard index says of a cluster (Hennig 2007)."
     return "" if np.isnan(j) else "dissolved" if j < DISSOLVED else "stable" if j > STABLE else "doubtful"
 
-# %% ../nbs/03a_trust.ipynb #8ddfe285
+# %% ../nbs/03a_trust.ipynb #c69877d9
 def exchanged(
     labels, # (cells,) 0 .. k - 1
     partitions, # (refits, cells)
@@ -68,7 +68,7 @@ def exchanged(
         M = M + (C / np.maximum(C.sum(1, keepdims=True), 1)) @ (C / np.maximum(C.sum(0), 1)).T
     return M / len(partitions)
 
-# %% ../nbs/03a_trust.ipynb #649dfb0d
+# %% ../nbs/03a_trust.ipynb #8009f295
 MOST_PER_CLUSTER = 300     # cells of a cluster that are looked at for genes
 
 def expression(
@@ -92,7 +92,7 @@ def expression(
     e.var["gene"] = [str(g)[:40] for g in np.asarray(adata.var_names)[often]]
     return e
 
-# %% ../nbs/03a_trust.ipynb #bdaf2299
+# %% ../nbs/03a_trust.ipynb #f93ffc97
 @_kept_random()
 def wilcoxon(
     e, # from `expression`
@@ -114,7 +114,7 @@ def wilcoxon(
         out[c] = pd.DataFrame(dict(gene=e.var.loc[found["names"][c], "gene"].to_numpy(), auc=auc, fold=found["logfoldchanges"][c].astype(float)))
     return out
 
-# %% ../nbs/03a_trust.ipynb #d4d99d10
+# %% ../nbs/03a_trust.ipynb #38c2e938
 def top(
     test, # from `wilcoxon`; None: nothing to say
     n:int=5, # genes
@@ -125,7 +125,7 @@ def top(
     t = test[test.auc > .5].head(n) if up else test[test.auc < .5].iloc[::-1].head(n).assign(auc=lambda t: 1 - t.auc)
     return ", ".join(f"{g} {v:.2f}" for g, v in zip(t.gene, t.auc))
 
-# %% ../nbs/03a_trust.ipynb #9cdbad3f
+# %% ../nbs/03a_trust.ipynb #d983cc03
 def come_back(
     codes, # (cells,) cluster numbers; -1: none
     partitions, # (refits, fitted cells), or None
@@ -154,7 +154,7 @@ def nearest(c, M, profiles):
     away = np.linalg.norm(profiles[others] - profiles[c], axis=1)
     return (None, "") if np.isnan(away).all() else (int(others[np.nanargmin(away)]), "by mean profile")
 
-# %% ../nbs/03a_trust.ipynb #bb363cd8
+# %% ../nbs/03a_trust.ipynb #4400f877
 def cluster_table(
     adata, # raw counts; left as it is
     labels, # (cells,) clusters; missing: left out
@@ -184,7 +184,7 @@ def told_apart(e, c, d):
     if d is None or min(size.get(str(c), 0), size.get(str(d), 0)) < 2: return None
     return wilcoxon(e, str(d), [str(c)])[str(c)] if e.n_vars else None
 
-# %% ../nbs/03a_trust.ipynb #2a5ec3a5
+# %% ../nbs/03a_trust.ipynb #ec85a185
 CLEAR, CLOSE = 0.8, 0.05      # share returned of clear clusters; how far below the best product is as good
 
 def ranges(ks)->str:
@@ -197,7 +197,7 @@ def as_good(table)->list: # of k
     "The numbers of clusters whose product is close to the best."
     return [] if table is None or not len(table) else table.k[table.score >= (1 - CLOSE) * table.score.max()].tolist()
 
-# %% ../nbs/03a_trust.ipynb #d012cd29
+# %% ../nbs/03a_trust.ipynb #f9af1de6
 def verdict(
     table, # DataFrame k, explained, returned, score; None: k was given, or no refits
     k:int, # clusters
@@ -222,7 +222,7 @@ def no_clusters(table, given):
     best = table.loc[table.score.idxmax()]
     return f"No clusters: the best partition, k = {best.k:.0f}, has a product of {best.score:.2f} of the share explained ({best.explained:.2f}) and the share returned ({best.returned:.2f}), and below {FLOOR:g} more is lost than comes back."
 
-# %% ../nbs/03a_trust.ipynb #c50795cf
+# %% ../nbs/03a_trust.ipynb #870184b9
 def how_clear(k, returned, given):
     "The first sentence, for two clusters and more."
     if returned is None: return f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no refits), so how far to trust them is not known."
@@ -239,7 +239,7 @@ def what_else(table, k, runner_up=None, finest=None):
     text = "; ".join(said)
     return text[:1].upper() + text[1:] + "." if text else ""
 
-# %% ../nbs/03a_trust.ipynb #04900cb3
+# %% ../nbs/03a_trust.ipynb #cfb41614
 @dataclass
 class Evidence:
     "What refits say about a clustering."
@@ -274,7 +274,7 @@ class Evidence:
     def is_there(self): return self.partitions is not None or self.table is not None
     def verdict(self): return verdict(self.table, self.k, runner_up=self.runner_up, finest=self.finest, returned=self.returned, stability=self.stability, given=self.given)
 
-# %% ../nbs/03a_trust.ipynb #ddd76b95
+# %% ../nbs/03a_trust.ipynb #371f7a6a
 CSS = """
 :root { --bg: #ffffff; --fg: #1d2329; --dim: #57606a; --line: #d8dee4; --card: #f6f8fa; --accent: #0b63a5; }
 @media (prefers-color-scheme: dark) { :root { --bg: #15191e; --fg: #e3e7eb; --dim: #a3adb8; --line: #343b43; --card: #1e242b; --accent: #6cb6ef; } }
@@ -295,7 +295,7 @@ td { font-variant-numeric: tabular-nums; min-width: 5.1rem; } th { font-weight: 
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
 """
 
-# %% ../nbs/03a_trust.ipynb #497cee3a
+# %% ../nbs/03a_trust.ipynb #bbfa30c1
 MACROS = """
 {%- macro fig(f) %}<figure><img src="{{ f.uri }}" alt="{{ f.alt }}"><figcaption>{{ f.title }}</figcaption></figure>{% endmacro -%}
 {%- macro figs(list) %}<div class="row">{% for f in list %}{{ fig(f) }}{% endfor %}</div>{% endmacro -%}
@@ -303,7 +303,7 @@ MACROS = """
 <tbody>{% for r in t.rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro -%}
 """
 
-# %% ../nbs/03a_trust.ipynb #0a955916
+# %% ../nbs/03a_trust.ipynb #df5e9b18
 @dataclass
 class Figure:
     "A picture as the page holds it."
@@ -325,7 +325,7 @@ def cells_of(table):
     show = lambda v: "" if pd.api.types.is_scalar(v) and pd.isna(v) else f"{v:.3f}" if isinstance(v, (float, np.floating)) else f"{v:,}" if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
     return dict(head=[str(c) for c in table], rows=[[show(v) for v in r] for r in table.astype(object).itertuples(index=False)])
 
-# %% ../nbs/03a_trust.ipynb #74c4ce99
+# %% ../nbs/03a_trust.ipynb #e8cd0578
 def shares_figure(e:Evidence): # -> list of no or one Figure
     "Why this number of clusters."
     if e.table is None or not len(e.table): return []
@@ -360,14 +360,14 @@ def lost_figure(title, xy, stability):
     "A map of 1 - stability, so that weak cells are bright and lie on top."
     return figure(title, "UMAP, cells coloured by the share of their companions that they lose in a refit", plot.embedding(xy, 1 - np.asarray(stability, float), kind="continuous", label="companions lost"))
 
-# %% ../nbs/03a_trust.ipynb #79f448e5
+# %% ../nbs/03a_trust.ipynb #69b34984
 def stages_in_short(stages): # `ScDeepCluster.stages_`, maybe with scores
     "The last row of each stage."
     end = stages.groupby("stage", sort=False).tail(1)
     change = stages.groupby("stage", sort=False)["label_change"].last().reindex(end["stage"]).to_numpy()       # the last that is known
     return end.assign(label_change=change, chosen=np.where(end["chosen"], "taken", "")).rename(columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
 
-# %% ../nbs/03a_trust.ipynb #984d4aff
+# %% ../nbs/03a_trust.ipynb #27333d68
 CARD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: how sure?</title><style>{{ css }}</style></head><body><main>
@@ -389,7 +389,7 @@ CARD_END = """
 {% if stages %}<h2 id="stages">Training</h2>{{ table(stages, "Where each stage ended.") }}{% endif %}
 <h2 id="read">How to read this</h2><ul>"""
 
-# %% ../nbs/03a_trust.ipynb #b0f0de4c
+# %% ../nbs/03a_trust.ipynb #e97f8b0d
 CAPTION = "Genes are followed by their AUC. Nearest: the cluster with which most cells are exchanged in the refits, else the one with the most similar mean profile; the last two columns tell a cluster (here) from its nearest (there)."
 
 def parts(
@@ -405,7 +405,7 @@ def environment():
     from jinja2 import Environment, StrictUndefined
     return Environment(autoescape=True, undefined=StrictUndefined)
 
-# %% ../nbs/03a_trust.ipynb #2447d022
+# %% ../nbs/03a_trust.ipynb #893937ed
 def card(
     name, # of the data, as the reader sees it
     adata, # raw counts; left as it is
@@ -426,7 +426,7 @@ def card(
     return environment().from_string(MACROS + CARD + SURE + CARD_END + READ + "</ul></main></body></html>\n").render(
         name=name, h="h2", size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", css=Markup(CSS), version=__version__, maps=maps, stages=stages, **parts(adata, labels, evidence, layer))
 
-# %% ../nbs/03a_trust.ipynb #63ab3fb8
+# %% ../nbs/03a_trust.ipynb #473d37fe
 class PageCheck(HTMLParser):
     "Collects what a page holds, and raises an AssertionError if tags do not match or something could act."
     def __init__(self, html):
