@@ -1,4 +1,4 @@
-# make report | test | readme | docs | bench-peers | clean       (see "Contributing" in README.md)
+# make report | test | readme | docs | bench-peers | bench-magic | clean       (see "Contributing" in README.md)
 #   PYTHON=python3.11    the Python that .venv is made with
 #   FLAGS="slow net"     test flags to switch on as well (tst_flags in settings.ini)
 #   JOBS=2 THREADS=1     pages tested side by side, and threads for each
@@ -19,7 +19,7 @@ ifeq ($(origin SCNB_DATA), undefined)
   endif
 endif
 
-.PHONY: report test readme docs bench-peers clean
+.PHONY: report test readme docs bench-peers bench-magic clean
 .DELETE_ON_ERROR:
 
 report: $(VENV)/.installed
@@ -44,8 +44,16 @@ bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python -m pip install --quiet --no-input --disable-pip-version-check -r .ci/peers.txt
 	@touch $@
 
+# MAGIC, which `scnb bench mcv` compares with, needs older libraries than anything else here.
+bench-magic: .venv-magic/.installed
+
+.venv-magic/.installed: .ci/magic.txt
+	$(PYTHON) -m venv .venv-magic
+	.venv-magic/bin/python -m pip install --quiet --no-input --disable-pip-version-check -r .ci/magic.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-peers _proc _docs build dist report *.egg-info nbs/nbdev.yml nbs/.ipynb_checkpoints nbs/.last_checked
+	rm -rf $(VENV) .venv-peers .venv-magic _proc _docs build dist report *.egg-info nbs/nbdev.yml nbs/.ipynb_checkpoints nbs/.last_checked
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment: the runtime packages first, what the pages' tests need on top.

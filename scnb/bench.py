@@ -11,22 +11,22 @@ __all__ = ['METHODS', 'GRIDS', 'TABLES', 'SEEDS', 'MEASURES', 'REFERENCE', 'chec
            'measure_blocks', 'make_reference', 'measure_transfer', 'measure_auto', 'measure_howmany',
            'measure_settings']
 
-# %% ../nbs/06a_bench.ipynb #fd75dc26
+# %% ../nbs/06a_bench.ipynb #37fd7e33
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #13577d4f
+# %% ../nbs/06a_bench.ipynb #04df93b5
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #c5f81873
+# %% ../nbs/06a_bench.ipynb #aedd9179
 from . import __version__
 from .data import InputError, REGISTRY, _on_disk, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import baseline, cluster_scores
 from .train import Callback, make_fabric, put_folder, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #0049f84f
+# %% ../nbs/06a_bench.ipynb #cbb2ec7b
 METHODS = ("scdeepcluster", "pca")
 
 def check_k(
@@ -40,7 +40,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #ce2363b0
+# %% ../nbs/06a_bench.ipynb #f2a41a42
 def check_run(
     adata, # raw counts
     n_clusters=None, # number of clusters; None: to be estimated
@@ -60,7 +60,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #11bd84e0
+# %% ../nbs/06a_bench.ipynb #139bf45d
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -85,7 +85,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #26b6e3b2
+# %% ../nbs/06a_bench.ipynb #39a05552
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -113,7 +113,7 @@ def cluster(
     if several := bool(consensus) and k > 1: codes = voted(adata, model, codes, consensus, layer, fit)
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start, several)
 
-# %% ../nbs/06a_bench.ipynb #740fe91a
+# %% ../nbs/06a_bench.ipynb #54517493
 def voted(adata, model, codes, n, layer, fit): # -> (cells,) codes by size
     "The vote of a finished model and `n` - 1 more with the next seeds."
     from sklearn.base import clone
@@ -130,7 +130,7 @@ def write_clusters(run:Clustering, adata):
     adata.obs[name] = pd.Categorical.from_codes(run.codes, [str(i) for i in range(run.n_clusters)])
     adata.obs.drop(columns=[f"{name}_confidence", f"{name}_stability"], errors="ignore", inplace=True)
 
-# %% ../nbs/06a_bench.ipynb #d6b3bf92
+# %% ../nbs/06a_bench.ipynb #9f3968ac
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -153,7 +153,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #4b3aaf26
+# %% ../nbs/06a_bench.ipynb #7e4ab8c3
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -162,7 +162,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #e97ba526
+# %% ../nbs/06a_bench.ipynb #975cb759
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -173,7 +173,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #7b30cc5d
+# %% ../nbs/06a_bench.ipynb #a91dcb9f
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -194,13 +194,13 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}{_host()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #dbb06801
+# %% ../nbs/06a_bench.ipynb #416ca9f1
 def _host():
     "This machine's name as a part of a file name; on a shared disk, process numbers say nothing without it."
     import re, socket
     return f"@{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:60]}"
 
-# %% ../nbs/06a_bench.ipynb #2e695502
+# %% ../nbs/06a_bench.ipynb #1a854e4c
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -218,7 +218,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #ef0859d1
+# %% ../nbs/06a_bench.ipynb #23547950
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -259,7 +259,7 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #dd0646f1
+# %% ../nbs/06a_bench.ipynb #1b5d3cc7
 def machine():
     "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
@@ -275,7 +275,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #27f6f3ab
+# %% ../nbs/06a_bench.ipynb #cb263239
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -291,7 +291,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #8dfa4214
+# %% ../nbs/06a_bench.ipynb #b520477f
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -325,7 +325,7 @@ def _child():
     except InputError as e: answer = "bad input", str(e)
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #27ac7d78
+# %% ../nbs/06a_bench.ipynb #b13a5cb8
 def results_folder(
     folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
 )->Path:
@@ -335,7 +335,7 @@ def results_folder(
         if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
     return Path("results")
 
-# %% ../nbs/06a_bench.ipynb #1c915c59
+# %% ../nbs/06a_bench.ipynb #4899a253
 def same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
     if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
@@ -351,7 +351,7 @@ def command_for(name, seed, n_clusters, method, kw):
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
     return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw) + (" --fast" if k and method != "pca" else "")
 
-# %% ../nbs/06a_bench.ipynb #d6f165e2
+# %% ../nbs/06a_bench.ipynb #bddd15e8
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -373,7 +373,7 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #bfc8099d
+# %% ../nbs/06a_bench.ipynb #4f541408
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9)]}
 GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
 GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
@@ -382,8 +382,10 @@ GRIDS["unseen"] = [dict(data=d) for d in ("kang18", "cell_lines_batches", "rna_m
 GRIDS["settings"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]   # preprocessing
 GRIDS["howmany"] = [dict(data="eighty")]
 GRIDS["transfer"] = [dict(data="pbmc3k", start=s, epochs=e) for e in (5, 15, 45) for s in ("scratch", "scratch_same_genes", "kang18_ctrl")] + [dict(data="pbmc3k", start="kang18_ctrl", epochs=78)]
+GRIDS |= {"dropout": [dict(data="dca_sim2"), dict(data="dca_sim6")], "mcv": [dict(data=d) for d in ("pbmc3k", "pbmc4k", "paul15")], "pair": [dict(data="paul15")], "mixtures": [dict(data="rna_mix")],
+          "audit": [dict(data="pbmc3k"), dict(data="paul15")], "endless": [dict(data="dca_sim6", norm=n) for n in ("batch", "none")]}       # of denoising
 TABLES = {}                                        # grid -> how its results are summarised; "cluster" as below
-SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3)       # at most so many; the clusters grid takes as many as are asked for
+SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3, mcv=3, audit=1, endless=1)       # at most so many; the clusters grid takes as many as are asked for
 
 def plan(
     grid="cluster", # name of a grid
@@ -398,7 +400,7 @@ def plan(
     seeds = min(seeds, SEEDS.get(grid, seeds))
     return [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
 
-# %% ../nbs/06a_bench.ipynb #63aac567
+# %% ../nbs/06a_bench.ipynb #ab8ce36a
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -411,7 +413,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #281b4886
+# %% ../nbs/06a_bench.ipynb #16ac12db
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -430,7 +432,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #6240c583
+# %% ../nbs/06a_bench.ipynb #7b9440d1
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -446,8 +448,9 @@ def summarise(
         pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
         pca_leiden_k=("pca_leiden_n_clusters", "median"), seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
 
-# %% ../nbs/06a_bench.ipynb #fa43511e
+# %% ../nbs/06a_bench.ipynb #380ca555
 MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer", auto="measure_auto", unseen="measure_auto", settings="measure_settings", howmany="measure_howmany")
+MEASURES |= {g: f"scnb.dca_study:measure_{g}" for g in ("dropout", "mcv", "pair", "mixtures", "audit", "endless")}       # functions of another module
 
 def run_measured(
     grid, # one of `MEASURES`
@@ -471,11 +474,11 @@ def run_measured(
 def _kept(grid, params, work, file, command):
     "Run, add what every record has, and keep it."
     needs(grid, params, Path(work))
-    record = dict(kind=grid, **params) | in_fresh_process(params, str(work), function=MEASURES[grid]) | dict(machine=machine(), versions=versions(), command=command)
+    record = dict(kind=grid, **params) | in_fresh_process(params, str(work), function=MEASURES[grid].split(":")[-1], module=MEASURES[grid].split(":")[0] if ":" in MEASURES[grid] else "scnb.bench") | dict(machine=machine(), versions=versions(), command=command)
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #3c4c8a37
+# %% ../nbs/06a_bench.ipynb #c9017dec
 def needs(grid, params, work):
     "Make what a run needs beforehand, each in a process of its own."
     data, start = params["data"], params.get("start", "scratch")
@@ -490,7 +493,7 @@ def make_simulated(path, name):
         a[a.obs["group"].argsort(kind="stable")].copy().write_h5ad(path)
     else: simulate_to(path, int(name[3:-1]) * 1000)
 
-# %% ../nbs/06a_bench.ipynb #15556840
+# %% ../nbs/06a_bench.ipynb #3fb627aa
 def simulate_to(
     path, # .h5ad file to write
     n_cells, # cells
@@ -513,7 +516,7 @@ def simulate_to(
         del f["obs"]
         anndata.io.write_elem(f, "obs", obs)
 
-# %% ../nbs/06a_bench.ipynb #34bb30f7
+# %% ../nbs/06a_bench.ipynb #51922f9a
 def _memory_table(t):
     "Peak memory and speed, one row per size."
     t = t.assign(way=t["model"] + ", " + t["where"])
@@ -531,7 +534,7 @@ def _auto_table(t):
 
 def _scalars(t): return t.drop(columns=["kind", "machine", "command", "seed"], errors="ignore")
 
-TABLES |= dict(auto=_auto_table, unseen=_auto_table, settings=_scalars, howmany=_scalars, memory=_memory_table, blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
+TABLES |= dict(auto=_auto_table, unseen=_auto_table, settings=_scalars, howmany=_scalars, memory=_memory_table, **{g: _scalars for g in ("dropout", "mcv", "pair", "mixtures", "audit", "endless")}, blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
 
 def line(r):
     "A record in one line."
@@ -540,9 +543,10 @@ def line(r):
     if r["kind"] == "settings": return f"{r['data']}: {', '.join(f'{s} {v:.2f} (ARI {ari:.2f})' for s, v, ari in zip(r['setting'], r['score'], r['ari']))}"
     if r["kind"] == "howmany": return f"{len(r['runs'])} simulations: {sum(abs(x['product'] - x['true']) <= 1 for x in r['runs'])} within one"
     if r["kind"] == "memory": return f"{r['data']} {r['model']} from {r['where']}: peak {r['peak_mb']:.0f} MB, {r['cells_per_second']:,} cells per second"
+    if "ari" not in r: return f"{r['kind']} {r['data']} seed {r['seed']}: done"
     return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
 
-# %% ../nbs/06a_bench.ipynb #5ce69f52
+# %% ../nbs/06a_bench.ipynb #2bc954bd
 class Clock(Callback):
     "When each stage began and when its epochs ended."
     def __init__(self): self.times = {}
@@ -553,7 +557,7 @@ class Clock(Callback):
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
-# %% ../nbs/06a_bench.ipynb #f48b517e
+# %% ../nbs/06a_bench.ipynb #18d0b085
 def measure_memory(params, work):
     "Two epochs of a model on a simulated file, in memory or from disk: peak memory and speed."
     import anndata, torch
@@ -571,7 +575,7 @@ def measure_memory(params, work):
     return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
                 cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)), seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
 
-# %% ../nbs/06a_bench.ipynb #cf242ccc
+# %% ../nbs/06a_bench.ipynb #caeacad8
 def measure_blocks(params, work):
     "Cluster a set sorted by type, in memory or from disk in shuffled blocks: ARI."
     import anndata
@@ -589,7 +593,7 @@ def measure_blocks(params, work):
     stages = model.score_stages(adata.obs[key])
     return dict(n_cells=adata.n_obs, n_clusters=k, pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #d3d38bca
+# %% ../nbs/06a_bench.ipynb #95ffaa55
 REFERENCE = "kang18_ctrl"
 
 def make_reference(name, folder, epochs=20):
@@ -614,7 +618,7 @@ def measure_transfer(params, work):
     return dict(n_cells=adata.n_obs, n_genes=model.n_features_in_, n_clusters=k, matched=(model.transfer_ or {}).get("matched"), loss=float(model.history_.loss[model.history_.stage == "pretrain"].iloc[-1]),
                 pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #5401d2b9
+# %% ../nbs/06a_bench.ipynb #223d5428
 def measure_auto(params, work):
     "Cluster a named set with nothing given: ARI, k, and how right the stable cells are."
     from scnb.trust import accuracy_by_stability
@@ -634,7 +638,7 @@ def measure_howmany(params, work):
     runs = study()
     return dict(runs=runs) | {f"{rule}_right": float(v) for rule, v in right_of(runs).mean().items()}
 
-# %% ../nbs/06a_bench.ipynb #5309ab1c
+# %% ../nbs/06a_bench.ipynb #f97d7e15
 def measure_settings(params, work):
     "Four ways of preprocessing, judged without labels, and the ARI of what each finds."
     from functools import partial

@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 'Overwrite', 'Seed', 'Device', 'Layer',
            'Transpose', 'NonInteger', 'TopGenes', 'CheckpointDir', 'Resume', 'MaxEpochs', 'Precision', 'Fast', 'Json',
-           'COMMAND', 'data_app', 'Name', 'Interrupted', 'one_line', 'complain', 'exit_code', 'no_room',
-           'is_input_error', 'listening', 'hold', 'say_held', 'Group', 'leave', 'quiet_pipe', 'show_version',
+           'COMMAND', 'Likelihood', 'TABLES', 'data_app', 'Name', 'Interrupted', 'one_line', 'complain', 'exit_code',
+           'no_room', 'is_input_error', 'listening', 'hold', 'say_held', 'Group', 'leave', 'quiet_pipe', 'show_version',
            'how_to_fit', 'keeping', 'check_storable', 'cluster', 'started_from', 'only_known', 'only_models', 'planned',
            'only_on_disk', 'checked', 'announce', 'write_all', 'card_of', 'this_command', 'summary', 'sure_lines',
-           'stage_lines', 'report', 'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
+           'stage_lines', 'denoise', 'dca_for', 'to_denoise', 'true_counts', 'denoised', 'audited', 'write_denoised',
+           'write_table', 'denoise_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #9a912072
+# %% ../nbs/08_cli.ipynb #23a957b0
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #3580839c
+# %% ../nbs/08_cli.ipynb #d1ec7660
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #55f6e1de
+# %% ../nbs/08_cli.ipynb #1fc8b107
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -35,7 +36,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #c1795c7f
+# %% ../nbs/08_cli.ipynb #e09e0c29
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -58,7 +59,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #099cb894
+# %% ../nbs/08_cli.ipynb #cc780a6f
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -87,7 +88,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #e5f350a5
+# %% ../nbs/08_cli.ipynb #94bef7f4
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -121,7 +122,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #cc27dabb
+# %% ../nbs/08_cli.ipynb #98ddbfe8
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -133,7 +134,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #43deba7f
+# %% ../nbs/08_cli.ipynb #c9b694a7
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -153,7 +154,7 @@ Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #9bf25765
+# %% ../nbs/08_cli.ipynb #c7cfbba4
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -168,7 +169,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #dccc53e0
+# %% ../nbs/08_cli.ipynb #f3f4ac2a
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -182,15 +183,15 @@ def keeping(checkpoint):
         if new and checkpoint.is_dir() and not any(checkpoint.iterdir()): checkpoint.rmdir()
         raise
 
-def check_storable(adata, path):
+def check_storable(adata, path, name="--h5ad"):
     "Find out before the work whether the tables of `adata` can be written as .h5ad."
     import anndata
     from scnb.data import InputError, h5ad_bytes
-    if path.suffix != ".h5ad": raise InputError(f"--h5ad {path}: the name must end with .h5ad")
+    if path.suffix != ".h5ad": raise InputError(f"{name} {path}: the name must end with .h5ad")
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
-    except Exception as e: raise InputError(f"--h5ad {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
+    except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #4f2299eb
+# %% ../nbs/08_cli.ipynb #fdb1eda6
 @app.command()
 def cluster(
     input: Input,
@@ -230,7 +231,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #1b6ea417
+# %% ../nbs/08_cli.ipynb #88e54a5c
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -243,7 +244,7 @@ def only_models(method, **options):
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
 
-# %% ../nbs/08_cli.ipynb #d05ad20e
+# %% ../nbs/08_cli.ipynb #e640f45d
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -252,7 +253,8 @@ def planned(input, overwrite, checkpoint, places):
     out = Outputs(overwrite, inputs=[input])
     for name, path in places.items():
         if path is not None: out.add(name, path, folder=name == "--save")
-    if (page := out.paths.get("--card")) and page.suffix.lower() not in (".html", ".htm"): raise InputError(f"--card {page}: the name must end with .html")
+    for name in ("--card", "--audit"):
+        if (page := out.paths.get(name)) and page.suffix.lower() not in (".html", ".htm"): raise InputError(f"{name} {page}: the name must end with .html")
     for name, path in out.paths.items():
         c = checkpoint and checkpoint.resolve()
         if c and (path.resolve() == c or name == "--save" and path.resolve() in c.parents): raise InputError(f"{name} and --checkpoint are the same place, {path}; name two")
@@ -264,7 +266,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #9d929561
+# %% ../nbs/08_cli.ipynb #87e6d97d
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -278,7 +280,7 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=Fa
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #e36b0e45
+# %% ../nbs/08_cli.ipynb #4f3f65ef
 def announce(adata, fit, method):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -290,7 +292,7 @@ def announce(adata, fit, method):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #e4f034ba
+# %% ../nbs/08_cli.ipynb #bda2cfaf
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -314,7 +316,7 @@ def card_of(adata, run, name):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #60ae0596
+# %% ../nbs/08_cli.ipynb #f30e7827
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -347,7 +349,145 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #30b079db
+# %% ../nbs/08_cli.ipynb #2b43b913
+Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
+TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+
+@app.command()
+def denoise(
+    input: Input,
+    output: Annotated[Optional[Path], _option("-o", "--output", metavar="OUT", help="OUT.h5ad or OUT.csv; default: denoised.csv for a text table, else denoised.h5ad.")] = None,
+    truth: Annotated[Optional[str], _option("--truth", metavar="FILE|layer:NAME", help="True counts, to count what was found.")] = None,
+    likelihood: Likelihood = None, norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch",
+    l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
+    impute: Annotated[str, typer.Option(help="all: the model's mean everywhere; zeros: only likely dropouts are filled.")] = "all",
+    pi_threshold: Annotated[float, typer.Option(min=0, max=1, help="A zero more probably lost than this is a dropout.")] = .5,
+    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
+    audit: Annotated[Optional[Path], _option("--audit", metavar="FILE.html", help="One page: should these counts be denoised, and for what? Takes several fits more.")] = None,
+    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
+    max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
+):
+    "Denoise counts: what would each cell have shown, had every molecule been caught?"
+    fit = how_to_fit(seed, device, layer, None, checkpoint, resume, max_epochs, precision)
+    fit.pop("n_top_genes")
+    model = dca_for(likelihood or ("zinb" if truth is not None or impute == "zeros" else "nb"), norm, l2, impute)
+    text = input.is_file() and input.name.lower().endswith(TABLES)
+    out = planned(input, overwrite, checkpoint, {"-o": output or Path("denoised.csv" if text else "denoised.h5ad"), "--metrics": metrics, "--audit": audit, "--save": save})
+    adata, true = to_denoise(input, truth, fit, out.paths["-o"], audit is not None, transpose=transpose, allow_non_integer=allow_non_integer)
+    with keeping(checkpoint):
+        import time
+        from scnb.bench import stem
+        start = time.perf_counter()
+        model.fit(adata, **fit)
+        done, record = denoised(model, adata, true, impute, pi_threshold)
+        found, page = audited(adata, model, fit, audit, input.resolve().name)
+        record = dict(data=stem(input), command=this_command()) | record | found | dict(seconds=round(time.perf_counter() - start, 2))
+        with out: write_denoised(out, adata, model, done, impute, record, page)
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json else denoise_summary(record, out))
+
+# %% ../nbs/08_cli.ipynb #a3cbe149
+def dca_for(likelihood, norm, l2, impute):
+    "The unfitted model; an `InputError` for what it does not know."
+    from scnb.data import InputError
+    from scnb.dca import DCA
+    from scnb.nn import LIKELIHOODS, NORMS
+    for name, value, known in (("--likelihood", likelihood, LIKELIHOODS), ("--norm", norm, NORMS), ("--impute", impute, ("all", "zeros"))):
+        if value not in known: raise InputError(f"{name} {value} is not known: use {', '.join(known)}")
+    if impute == "zeros" and likelihood != "zinb": raise InputError(f"--impute zeros needs --likelihood zinb: {likelihood} has no dropout probability")
+    return DCA(likelihood=likelihood, norm=norm, l2=l2)
+
+def to_denoise(input, truth, fit, output, audit, **reading):
+    "Read and check the file and, where it is named, the truth."
+    from scnb.data import InputError, check_counts, raw_or_layer, read
+    from scnb.train import make_fabric, resolve_device
+    if not (output.suffix == ".h5ad" or output.name.lower().endswith(TABLES)): raise InputError(f"-o {output}: the name must end with .h5ad, or with .csv or .tsv for a text table")
+    resolve_device(fit["device"]); make_fabric(fit["device"], precision=fit["precision"])
+    adata, fit["layer"] = raw_or_layer(read(input, **reading), fit["layer"])
+    report = check_counts(adata, layer=fit["layer"])
+    if report.n_cells - report.n_empty_cells < 3: raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} with counts, and at least 3 are needed")
+    if output.suffix == ".h5ad": check_storable(adata, output, "-o")
+    if audit and report.n_cells - report.n_empty_cells < 40: raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are too few for it; at least 40 are needed")
+    return adata, true_counts(adata, truth, reading)
+
+def true_counts(adata, truth, reading): # -> (cells, genes) or None
+    "The truth in the order of the data; cells and genes by name."
+    import numpy as np
+    from scnb.data import InputError, check_counts, counts_of, raw_or_layer, read
+    if truth is None: return None
+    if truth.startswith("layer:"):
+        if (name := truth.removeprefix("layer:")) not in adata.layers: raise InputError(f"--truth {truth}: there is no such layer; there are: {', '.join(adata.layers) or 'none'}")
+        t = adata.layers[name]
+        t = np.asarray(t.toarray() if hasattr(t, "toarray") else t, float)
+        if not np.isfinite(t).all() or (t < 0).any(): raise InputError(f"--truth {truth}: some of its values are negative or not finite; true counts are needed")
+        return t
+    other, layer = raw_or_layer(read(Path(truth), **reading), None)
+    check_counts(other, layer=layer)
+    for what, mine, theirs in (("cells", adata.obs_names, other.obs_names), ("genes", adata.var_names, other.var_names)):
+        if not mine.is_unique or not theirs.is_unique or what == "genes" and any("renamed_genes" in a.uns.get("scnb_read", {}) for a in (adata, other)): raise InputError(f"--truth {truth}: {what} are matched by name, and their names are not unique, here or in the data; make them so")
+        if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
+    return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
+
+# %% ../nbs/08_cli.ipynb #4ed886e7
+def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
+    "The denoised matrix, and what is to be said of it."
+    import math
+    from scnb import __version__
+    from scnb.data import counts_of
+    from scnb.dca import dropout_scores
+    from scnb.metrics import denoise_scores
+    x, h, M = counts_of(adata, model.layer_).toarray(), model.history_, model.denoise(adata, impute=impute, pi_threshold=pi_threshold)
+    record = dict(model="dca", likelihood=model.likelihood, norm=model.norm, impute=impute, n_cells=adata.n_obs, n_genes=adata.n_vars, n_zeros=int((x == 0).sum()), epochs=len(h), seed=int(model.seed_), version=__version__)
+    if "val_loss" in h: record["held_out_loss"] = float(h.val_loss.min())
+    called = model.dropout_probability(adata) > pi_threshold if model.likelihood == "zinb" else x < 0
+    if true is None: return M, record | dict(predicted_dropouts=int(called.sum()))
+    s, d = denoise_scores(true, M, x), dropout_scores(true, x, called)
+    clean = lambda t: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in t.items()}
+    base = s.pop("baseline")
+    return M, record | clean(dict(predicted_dropouts=d["predicted"], true_dropouts=d["true"], hit_dropouts=d["hit"], precision=d["precision"], recall=d["recall"])) | dict(before=clean(base["observed"]), after=clean(s), gene_mean=clean(base["gene_mean"]))
+
+def audited(adata, model, fit, wanted, name): # -> for the record, page
+    "The audit, if it is wanted."
+    if wanted is None: return {}, None
+    from scnb.dca import audit
+    from scnb.trust import audit_page
+    found = audit(adata, model, layer=fit["layer"], seed=fit["seed"], max_epochs=fit["max_epochs"], device=fit["device"], precision=fit["precision"])
+    known = lambda v: None if v != v else v
+    return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
+
+# %% ../nbs/08_cli.ipynb #ea2d7c50
+def write_denoised(out, adata, model, M, impute, record, page=None):
+    "Write what was asked for, each under its temporary name."
+    from scnb.data import write_h5ad
+    path = out.paths["-o"]
+    if path.suffix == ".h5ad":
+        model.write_to(adata, pi=model.likelihood == "zinb")
+        if impute == "zeros": adata.layers["dca_filled"] = M
+        write_h5ad(adata, out.part("-o"))
+    else: write_table(adata, M, out.part("-o"), path)
+    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    if "--save" in out.paths: model.save(out.part("--save"))
+    if page is not None: out.part("--audit").write_text(page, encoding="utf-8")
+
+def write_table(adata, M, part, path):
+    "A text table as it came in: same orientation, order and names; nine digits, which hold a float32."
+    import numpy as np, pandas as pd
+    t = pd.DataFrame(np.asarray(M, np.float32), index=adata.obs_names, columns=adata.var_names)
+    if adata.uns.get("scnb_read", {}).get("transposed"): t = t.T
+    ends = path.name.lower().removesuffix(".gz")
+    t.to_csv(part, sep="," if ends.endswith(".csv") else "\t", float_format="%.9g", lineterminator="\n", compression="gzip" if path.name.lower().endswith(".gz") else None)
+
+def denoise_summary(r, out):
+    "What a reader wants to know, in a few lines."
+    lines = [f"{r['n_cells']:,} cells, {r['n_genes']:,} genes, {r['n_zeros'] / (r['n_cells'] * r['n_genes']):.0%} zeros; DCA, {r['likelihood']}, norm {r['norm']}: {r['epochs']} epochs" + (f", held-out loss {r['held_out_loss']:.4f}" if "held_out_loss" in r else "")]
+    share = lambda v: "not defined" if v is None else f"{v:.3f}"
+    if "true_dropouts" in r:
+        lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted, {r['true_dropouts']:,} true, {r['hit_dropouts']:,} hit; precision {share(r['precision'])}, recall {share(r['recall'])}")
+        lines.append(f"distance to the truth (root mean square of log(1 + count)): {r['before']['rmse']:.3f} before, {r['after']['rmse']:.3f} after; on lost entries (mean): {share(r['before']['dropped_mae'])} before, {share(r['after']['dropped_mae'])} after, {share(r['gene_mean']['dropped_mae'])} with gene means")
+    elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
+    return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
+
+# %% ../nbs/08_cli.ipynb #9b15a1e3
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -364,7 +504,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #bfc5bfcc
+# %% ../nbs/08_cli.ipynb #9b976e16
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -388,7 +528,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #5819ae6e
+# %% ../nbs/08_cli.ipynb #0dcadd6e
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -396,7 +536,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #c5f376d4
+# %% ../nbs/08_cli.ipynb #8aac4baf
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -423,5 +563,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #1a268ec7
+# %% ../nbs/08_cli.ipynb #56a75868
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

@@ -4,25 +4,26 @@
 
 # %% auto #0
 __all__ = ['DISSOLVED', 'STABLE', 'MOST_PER_CLUSTER', 'CLEAR', 'CLOSE', 'CSS', 'MACROS', 'MOST_ON_MAP', 'CARD', 'SURE', 'READ',
-           'CARD_END', 'CAPTION', 'right_cells', 'accuracy_by_stability', 'hennig', 'exchanged', 'expression',
+           'CARD_END', 'CAPTION', 'AUDIT', 'right_cells', 'accuracy_by_stability', 'hennig', 'exchanged', 'expression',
            'wilcoxon', 'top', 'come_back', 'nearest', 'cluster_table', 'told_apart', 'ranges', 'as_good', 'verdict',
            'no_clusters', 'how_clear', 'what_else', 'Evidence', 'Figure', 'figure', 'cells_of', 'shares_figure',
-           'shown', 'map_figures', 'lost_figure', 'stages_in_short', 'parts', 'environment', 'card', 'PageCheck']
+           'shown', 'map_figures', 'lost_figure', 'stages_in_short', 'parts', 'environment', 'card', 'PageCheck',
+           'audit_page']
 
-# %% ../nbs/03a_trust.ipynb #45f5eeb2
+# %% ../nbs/03a_trust.ipynb #17d6dbb8
 import base64, warnings
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-# %% ../nbs/03a_trust.ipynb #b7703fb9
+# %% ../nbs/03a_trust.ipynb #0e39b27d
 from . import __version__, plot
 from .data import InputError, _normalised, canonical_order, kept_threads, rows_of
 from .granularity import FLOOR, companions, evenly, jaccard, overlaps
 from .metrics import _kept_random, confusion, label_codes, pca
 
-# %% ../nbs/03a_trust.ipynb #6bc9c4fa
+# %% ../nbs/03a_trust.ipynb #85639c35
 def right_cells(
     known, # (cells,) known types, none missing
     pred, # (cells,) clusters, none missing
@@ -49,14 +50,14 @@ def accuracy_by_stability(
     parts = [p for p in np.array_split(np.argsort(s, kind="stable"), bins) if len(p)]
     return pd.DataFrame([dict(bin=i + 1, cells=len(p), stability=s[p].mean(), accuracy=right[p].mean()) for i, p in enumerate(parts)])
 
-# %% ../nbs/03a_trust.ipynb #2ab3740d
+# %% ../nbs/03a_trust.ipynb #758e9e77
 DISSOLVED, STABLE = 0.6, 0.75      # Hennig's limits
 
 def hennig(j)->str:
     "What a Jaccard index says of a cluster (Hennig 2007)."
     return "" if np.isnan(j) else "dissolved" if j < DISSOLVED else "stable" if j > STABLE else "doubtful"
 
-# %% ../nbs/03a_trust.ipynb #c69877d9
+# %% ../nbs/03a_trust.ipynb #82d0bdfc
 def exchanged(
     labels, # (cells,) 0 .. k - 1
     partitions, # (refits, cells)
@@ -68,7 +69,7 @@ def exchanged(
         M = M + (C / np.maximum(C.sum(1, keepdims=True), 1)) @ (C / np.maximum(C.sum(0), 1)).T
     return M / len(partitions)
 
-# %% ../nbs/03a_trust.ipynb #8009f295
+# %% ../nbs/03a_trust.ipynb #57e0fc0a
 MOST_PER_CLUSTER = 300     # cells of a cluster that are looked at for genes
 
 def expression(
@@ -92,7 +93,7 @@ def expression(
     e.var["gene"] = [str(g)[:40] for g in np.asarray(adata.var_names)[often]]
     return e
 
-# %% ../nbs/03a_trust.ipynb #f93ffc97
+# %% ../nbs/03a_trust.ipynb #c366e876
 @_kept_random()
 def wilcoxon(
     e, # from `expression`
@@ -114,7 +115,7 @@ def wilcoxon(
         out[c] = pd.DataFrame(dict(gene=e.var.loc[found["names"][c], "gene"].to_numpy(), auc=auc, fold=found["logfoldchanges"][c].astype(float)))
     return out
 
-# %% ../nbs/03a_trust.ipynb #38c2e938
+# %% ../nbs/03a_trust.ipynb #9d9fed65
 def top(
     test, # from `wilcoxon`; None: nothing to say
     n:int=5, # genes
@@ -125,7 +126,7 @@ def top(
     t = test[test.auc > .5].head(n) if up else test[test.auc < .5].iloc[::-1].head(n).assign(auc=lambda t: 1 - t.auc)
     return ", ".join(f"{g} {v:.2f}" for g, v in zip(t.gene, t.auc))
 
-# %% ../nbs/03a_trust.ipynb #d983cc03
+# %% ../nbs/03a_trust.ipynb #b06e07f7
 def come_back(
     codes, # (cells,) cluster numbers; -1: none
     partitions, # (refits, fitted cells), or None
@@ -154,7 +155,7 @@ def nearest(c, M, profiles):
     away = np.linalg.norm(profiles[others] - profiles[c], axis=1)
     return (None, "") if np.isnan(away).all() else (int(others[np.nanargmin(away)]), "by mean profile")
 
-# %% ../nbs/03a_trust.ipynb #4400f877
+# %% ../nbs/03a_trust.ipynb #9fb7cca2
 def cluster_table(
     adata, # raw counts; left as it is
     labels, # (cells,) clusters; missing: left out
@@ -184,7 +185,7 @@ def told_apart(e, c, d):
     if d is None or min(size.get(str(c), 0), size.get(str(d), 0)) < 2: return None
     return wilcoxon(e, str(d), [str(c)])[str(c)] if e.n_vars else None
 
-# %% ../nbs/03a_trust.ipynb #ec85a185
+# %% ../nbs/03a_trust.ipynb #cd867e3c
 CLEAR, CLOSE = 0.8, 0.05      # share returned of clear clusters; how far below the best product is as good
 
 def ranges(ks)->str:
@@ -197,7 +198,7 @@ def as_good(table)->list: # of k
     "The numbers of clusters whose product is close to the best."
     return [] if table is None or not len(table) else table.k[table.score >= (1 - CLOSE) * table.score.max()].tolist()
 
-# %% ../nbs/03a_trust.ipynb #f9af1de6
+# %% ../nbs/03a_trust.ipynb #2093b149
 def verdict(
     table, # DataFrame k, explained, returned, score; None: k was given, or no refits
     k:int, # clusters
@@ -222,7 +223,7 @@ def no_clusters(table, given):
     best = table.loc[table.score.idxmax()]
     return f"No clusters: the best partition, k = {best.k:.0f}, has a product of {best.score:.2f} of the share explained ({best.explained:.2f}) and the share returned ({best.returned:.2f}), and below {FLOOR:g} more is lost than comes back."
 
-# %% ../nbs/03a_trust.ipynb #870184b9
+# %% ../nbs/03a_trust.ipynb #2e2fc827
 def how_clear(k, returned, given):
     "The first sentence, for two clusters and more."
     if returned is None: return f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no refits), so how far to trust them is not known."
@@ -239,7 +240,7 @@ def what_else(table, k, runner_up=None, finest=None):
     text = "; ".join(said)
     return text[:1].upper() + text[1:] + "." if text else ""
 
-# %% ../nbs/03a_trust.ipynb #cfb41614
+# %% ../nbs/03a_trust.ipynb #34bdec27
 @dataclass
 class Evidence:
     "What refits say about a clustering."
@@ -274,7 +275,7 @@ class Evidence:
     def is_there(self): return self.partitions is not None or self.table is not None
     def verdict(self): return verdict(self.table, self.k, runner_up=self.runner_up, finest=self.finest, returned=self.returned, stability=self.stability, given=self.given)
 
-# %% ../nbs/03a_trust.ipynb #371f7a6a
+# %% ../nbs/03a_trust.ipynb #bf412d4e
 CSS = """
 :root { --bg: #ffffff; --fg: #1d2329; --dim: #57606a; --line: #d8dee4; --card: #f6f8fa; --accent: #0b63a5; }
 @media (prefers-color-scheme: dark) { :root { --bg: #15191e; --fg: #e3e7eb; --dim: #a3adb8; --line: #343b43; --card: #1e242b; --accent: #6cb6ef; } }
@@ -295,7 +296,7 @@ td { font-variant-numeric: tabular-nums; min-width: 5.1rem; } th { font-weight: 
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
 """
 
-# %% ../nbs/03a_trust.ipynb #bbfa30c1
+# %% ../nbs/03a_trust.ipynb #511d32c2
 MACROS = """
 {%- macro fig(f) %}<figure><img src="{{ f.uri }}" alt="{{ f.alt }}"><figcaption>{{ f.title }}</figcaption></figure>{% endmacro -%}
 {%- macro figs(list) %}<div class="row">{% for f in list %}{{ fig(f) }}{% endfor %}</div>{% endmacro -%}
@@ -303,7 +304,7 @@ MACROS = """
 <tbody>{% for r in t.rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro -%}
 """
 
-# %% ../nbs/03a_trust.ipynb #df5e9b18
+# %% ../nbs/03a_trust.ipynb #a0b00c1b
 @dataclass
 class Figure:
     "A picture as the page holds it."
@@ -325,7 +326,7 @@ def cells_of(table):
     show = lambda v: "" if pd.api.types.is_scalar(v) and pd.isna(v) else f"{v:.3f}" if isinstance(v, (float, np.floating)) else f"{v:,}" if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
     return dict(head=[str(c) for c in table], rows=[[show(v) for v in r] for r in table.astype(object).itertuples(index=False)])
 
-# %% ../nbs/03a_trust.ipynb #e8cd0578
+# %% ../nbs/03a_trust.ipynb #483b2aba
 def shares_figure(e:Evidence): # -> list of no or one Figure
     "Why this number of clusters."
     if e.table is None or not len(e.table): return []
@@ -360,14 +361,14 @@ def lost_figure(title, xy, stability):
     "A map of 1 - stability, so that weak cells are bright and lie on top."
     return figure(title, "UMAP, cells coloured by the share of their companions that they lose in a refit", plot.embedding(xy, 1 - np.asarray(stability, float), kind="continuous", label="companions lost"))
 
-# %% ../nbs/03a_trust.ipynb #69b34984
+# %% ../nbs/03a_trust.ipynb #688f7255
 def stages_in_short(stages): # `ScDeepCluster.stages_`, maybe with scores
     "The last row of each stage."
     end = stages.groupby("stage", sort=False).tail(1)
     change = stages.groupby("stage", sort=False)["label_change"].last().reindex(end["stage"]).to_numpy()       # the last that is known
     return end.assign(label_change=change, chosen=np.where(end["chosen"], "taken", "")).rename(columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
 
-# %% ../nbs/03a_trust.ipynb #27333d68
+# %% ../nbs/03a_trust.ipynb #d4ccc72f
 CARD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: how sure?</title><style>{{ css }}</style></head><body><main>
@@ -389,7 +390,7 @@ CARD_END = """
 {% if stages %}<h2 id="stages">Training</h2>{{ table(stages, "Where each stage ended.") }}{% endif %}
 <h2 id="read">How to read this</h2><ul>"""
 
-# %% ../nbs/03a_trust.ipynb #e97f8b0d
+# %% ../nbs/03a_trust.ipynb #923ce914
 CAPTION = "Genes are followed by their AUC. Nearest: the cluster with which most cells are exchanged in the refits, else the one with the most similar mean profile; the last two columns tell a cluster (here) from its nearest (there)."
 
 def parts(
@@ -405,7 +406,7 @@ def environment():
     from jinja2 import Environment, StrictUndefined
     return Environment(autoescape=True, undefined=StrictUndefined)
 
-# %% ../nbs/03a_trust.ipynb #893937ed
+# %% ../nbs/03a_trust.ipynb #0e1cd907
 def card(
     name, # of the data, as the reader sees it
     adata, # raw counts; left as it is
@@ -426,7 +427,7 @@ def card(
     return environment().from_string(MACROS + CARD + SURE + CARD_END + READ + "</ul></main></body></html>\n").render(
         name=name, h="h2", size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", css=Markup(CSS), version=__version__, maps=maps, stages=stages, **parts(adata, labels, evidence, layer))
 
-# %% ../nbs/03a_trust.ipynb #473d37fe
+# %% ../nbs/03a_trust.ipynb #c3b0c594
 class PageCheck(HTMLParser):
     "Collects what a page holds, and raises an AssertionError if tags do not match or something could act."
     def __init__(self, html):
@@ -441,3 +442,33 @@ class PageCheck(HTMLParser):
         if tag not in ("meta", "img", "br"): self.open.append(tag)
     def handle_endtag(self, tag): assert self.open.pop() == tag
     def handle_data(self, data): self.text.append(data)
+
+# %% ../nbs/03a_trust.ipynb #9e82ca2a
+AUDIT = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<title>{{ name }}: denoised, or made up?</title><style>{{ css }}</style></head><body><main>
+<p class="dim">scnb {{ version }}, audit of {{ method }}</p><h1>{{ name }}: denoised, or made up?</h1><p class="dim">{{ settings }}</p>
+<section class="box"><ul>{% for s in verdict %}<li>{{ s }}</li>{% endfor %}</ul></section>
+<h2 id="figure">Four questions</h2>{{ fig(figure) }}
+<h2 id="loss">Molecules that were not seen</h2><p>One molecule in ten was set aside; the loss is that of a Poisson prediction of them, less is better. Row sums are those of the counts for every method.</p>{{ table(loss, "Poisson loss on held-out molecules, mean over entries.") }}
+<h2 id="pairs">Genes that agree more than they should</h2><p>Correlations of the expression, from the counts with the noise of counting taken out, their 95% interval, and after denoising. The pairs farthest beyond come first.</p>{{ table(pairs, "Pairs of genes beyond their interval.") }}
+<h2 id="differences">Differences where there are none</h2>{{ table(halves, "Share of genes with p below 0.05 between two random halves of the largest cluster.") }}{{ table(nulls, "The same, between the two largest clusters, of genes whose molecules were given to random cells.") }}
+<h2 id="zeros">Zeros</h2>{{ table(zeros, "Genes with more zeros than a negative binomial with one mean per cluster expects; z above 0 is more.") }}
+<h2 id="read">How to read this</h2><ul><li>Better prediction of molecules means better estimates of expression, on average. It does not make a denoised value a measurement: test on the counts.</li>
+<li>What is judged is the denoised mean of every entry; filling in zeros alone leaves all observed counts as they are.</li>
+<li>Halves denoised apart stand for samples denoised apart: each fit has errors of its own, shared by all its cells.</li></ul></main></body></html>
+"""
+
+def audit_page(
+    found, # `scnb.denoising.Audit`
+    name, # of the data, as the reader sees it
+)->str: # HTML
+    "One self-contained page: should these counts be denoised, and for what?"
+    from markupsafe import Markup
+    far = found.pairs.assign(excess=np.maximum(found.pairs.r_denoised - found.pairs.high, found.pairs.low - found.pairs.r_denoised))
+    far = far[far.beyond].sort_values("excess", ascending=False, kind="stable").head(12).drop(columns=["beyond", "excess"])
+    zeros = found.zeros.reset_index(names="gene").dropna().sort_values("z", ascending=False, kind="stable").head(12)[["gene", "zeros", "expected", "z"]]
+    loss = found.loss.sort_values("loss", kind="stable").assign(k=lambda t: ["" if pd.isna(k) else int(k) for k in t["k"]])
+    settings = ", ".join(f"{v:,} {k}" if k in ("cells", "genes") else f"{k} {v}" for k, v in found.settings.items())
+    fig = figure("the four questions", "Loss on held-out molecules by method; correlations of genes from counts and denoised; shares of false differences; zeros observed and expected", found.figure())
+    return environment().from_string(MACROS + AUDIT).render(name=name, css=Markup(CSS), version=__version__, method=found.method, settings=settings, verdict=found.verdict(), figure=fig, **{k: cells_of(t) for k, t in dict(loss=loss, pairs=far, halves=found.halves, nulls=found.nulls, zeros=zeros).items()})
