@@ -12,17 +12,17 @@ __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 
            'stage_lines', 'denoise', 'dca_for', 'to_denoise', 'true_counts', 'denoised', 'audited', 'write_denoised',
            'write_table', 'denoise_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #23a957b0
+# %% ../nbs/08_cli.ipynb #c4b4650e
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #d1ec7660
+# %% ../nbs/08_cli.ipynb #7a93a5f3
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #1fc8b107
+# %% ../nbs/08_cli.ipynb #6e9e708c
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -36,7 +36,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #e09e0c29
+# %% ../nbs/08_cli.ipynb #5c52d3c6
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -59,7 +59,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #cc780a6f
+# %% ../nbs/08_cli.ipynb #8fcc294c
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -88,7 +88,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #94bef7f4
+# %% ../nbs/08_cli.ipynb #f3438b92
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -122,7 +122,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #98ddbfe8
+# %% ../nbs/08_cli.ipynb #4023e65a
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -134,7 +134,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #c9b694a7
+# %% ../nbs/08_cli.ipynb #910a2349
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -154,7 +154,7 @@ Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #c7cfbba4
+# %% ../nbs/08_cli.ipynb #aeca73f4
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -169,7 +169,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #f3f4ac2a
+# %% ../nbs/08_cli.ipynb #5e8fbdd0
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -191,7 +191,7 @@ def check_storable(adata, path, name="--h5ad"):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #fdb1eda6
+# %% ../nbs/08_cli.ipynb #dad1656e
 @app.command()
 def cluster(
     input: Input,
@@ -231,7 +231,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #88e54a5c
+# %% ../nbs/08_cli.ipynb #868e92e3
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -244,7 +244,7 @@ def only_models(method, **options):
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
 
-# %% ../nbs/08_cli.ipynb #e640f45d
+# %% ../nbs/08_cli.ipynb #d3d6b960
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -266,7 +266,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #87e6d97d
+# %% ../nbs/08_cli.ipynb #3133592c
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -280,7 +280,7 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=Fa
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #4f3f65ef
+# %% ../nbs/08_cli.ipynb #9381e323
 def announce(adata, fit, method):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -292,7 +292,7 @@ def announce(adata, fit, method):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #bda2cfaf
+# %% ../nbs/08_cli.ipynb #fe5fb891
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -316,7 +316,7 @@ def card_of(adata, run, name):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #f30e7827
+# %% ../nbs/08_cli.ipynb #68d38a34
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -349,7 +349,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #2b43b913
+# %% ../nbs/08_cli.ipynb #828a3aec
 Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -358,8 +358,7 @@ def denoise(
     input: Input,
     output: Annotated[Optional[Path], _option("-o", "--output", metavar="OUT", help="OUT.h5ad or OUT.csv; default: denoised.csv for a text table, else denoised.h5ad.")] = None,
     truth: Annotated[Optional[str], _option("--truth", metavar="FILE|layer:NAME", help="True counts, to count what was found.")] = None,
-    likelihood: Likelihood = None, norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch",
-    l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
+    likelihood: Likelihood = None, norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch", l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
     impute: Annotated[str, typer.Option(help="all: the model's mean everywhere; zeros: only likely dropouts are filled.")] = "all",
     pi_threshold: Annotated[float, typer.Option(min=0, max=1, help="A zero more probably lost than this is a dropout.")] = .5,
     metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
@@ -386,7 +385,7 @@ def denoise(
         with out: write_denoised(out, adata, model, done, impute, record, page)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else denoise_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #a3cbe149
+# %% ../nbs/08_cli.ipynb #48308008
 def dca_for(likelihood, norm, l2, impute):
     "The unfitted model; an `InputError` for what it does not know."
     from scnb.data import InputError
@@ -428,7 +427,7 @@ def true_counts(adata, truth, reading): # -> (cells, genes) or None
         if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
     return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
 
-# %% ../nbs/08_cli.ipynb #4ed886e7
+# %% ../nbs/08_cli.ipynb #d58263b1
 def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     "The denoised matrix, and what is to be said of it."
     import math
@@ -455,7 +454,7 @@ def audited(adata, model, fit, wanted, name): # -> for the record, page
     known = lambda v: None if v != v else v
     return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
 
-# %% ../nbs/08_cli.ipynb #ea2d7c50
+# %% ../nbs/08_cli.ipynb #e3c18aba
 def write_denoised(out, adata, model, M, impute, record, page=None):
     "Write what was asked for, each under its temporary name."
     from scnb.data import write_h5ad
@@ -487,7 +486,7 @@ def denoise_summary(r, out):
     elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
     return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #9b15a1e3
+# %% ../nbs/08_cli.ipynb #d5a6d82a
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -504,7 +503,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #9b976e16
+# %% ../nbs/08_cli.ipynb #83a08cc7
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -528,7 +527,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #0dcadd6e
+# %% ../nbs/08_cli.ipynb #35c8dcd6
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -536,7 +535,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #8aac4baf
+# %% ../nbs/08_cli.ipynb #eee37fe9
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -563,5 +562,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #56a75868
+# %% ../nbs/08_cli.ipynb #11601b3e
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()
