@@ -9,20 +9,22 @@ __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 
            'no_room', 'is_input_error', 'listening', 'hold', 'say_held', 'Group', 'leave', 'quiet_pipe', 'show_version',
            'how_to_fit', 'keeping', 'check_storable', 'cluster', 'started_from', 'only_known', 'only_models', 'planned',
            'only_on_disk', 'checked', 'announce', 'write_all', 'card_of', 'this_command', 'summary', 'sure_lines',
-           'stage_lines', 'denoise', 'dca_for', 'to_denoise', 'true_counts', 'denoised', 'audited', 'write_denoised',
-           'write_table', 'denoise_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
+           'stage_lines', 'denoise', 'dca_for', 'opened', 'to_denoise', 'true_counts', 'denoised', 'audited',
+           'write_denoised', 'write_table', 'write_text', 'denoise_summary', 'embed', 'embedding_record',
+           'write_embedded', 'embedding_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path',
+           'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #c4b4650e
+# %% ../nbs/08_cli.ipynb #00439c54
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #7a93a5f3
+# %% ../nbs/08_cli.ipynb #e7a2d4d5
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #6e9e708c
+# %% ../nbs/08_cli.ipynb #76bdb13e
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -36,7 +38,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #5c52d3c6
+# %% ../nbs/08_cli.ipynb #b74440de
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -59,7 +61,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #8fcc294c
+# %% ../nbs/08_cli.ipynb #e2ee6aa8
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -88,7 +90,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #f3438b92
+# %% ../nbs/08_cli.ipynb #3eea517c
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -122,7 +124,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #4023e65a
+# %% ../nbs/08_cli.ipynb #2b2cf764
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -134,7 +136,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #910a2349
+# %% ../nbs/08_cli.ipynb #e0d8ae93
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -154,7 +156,7 @@ Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #aeca73f4
+# %% ../nbs/08_cli.ipynb #7759cf70
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -169,7 +171,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #5e8fbdd0
+# %% ../nbs/08_cli.ipynb #f13cd75b
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -191,7 +193,7 @@ def check_storable(adata, path, name="--h5ad"):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #dad1656e
+# %% ../nbs/08_cli.ipynb #fa7d74c5
 @app.command()
 def cluster(
     input: Input,
@@ -202,7 +204,7 @@ def cluster(
     init_from: Annotated[Optional[Path], _option("--init-from", metavar="DIR", help="Start from a saved model's weights.")] = None,
     metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
     card: Annotated[Optional[Path], _option("--card", metavar="FILE.html", help="One page: how sure, what each cluster is, what it is next to.")] = None,
-    method: Annotated[str, typer.Option(help="scdeepcluster, or pca (the baseline).")] = "scdeepcluster",
+    method: Annotated[str, typer.Option(help="scdeepcluster, vae, or pca (the baseline).")] = "scdeepcluster",
     consensus: Annotated[Optional[int], _option("--consensus", min=3, metavar="N", help="Let N fits vote, with the seeds from --seed on.")] = None, fast: Fast = False,
     n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None,
     resume: Resume = False, max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False,
@@ -231,20 +233,21 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #868e92e3
+# %% ../nbs/08_cli.ipynb #bb25c562
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
     from scnb.data import InputError
-    if method not in METHODS: raise InputError(f"--method {method} is not known: use {' or '.join(METHODS)}")
+    if method not in METHODS: raise InputError(f"--method {method} is not known: use {', '.join(METHODS)}")
 
 def only_models(method, **options):
     "Options that make no sense for the baseline."
     from scnb.data import InputError
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
+    if method == "vae" and (given := [g for g in given if g in ("--card", "--consensus", "--fast")]): raise InputError(f"{given[0]} does not go with --method vae, which has no refits and no vote; leave it out, or take scdeepcluster")
 
-# %% ../nbs/08_cli.ipynb #d3d6b960
+# %% ../nbs/08_cli.ipynb #11da40db
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -266,7 +269,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #3133592c
+# %% ../nbs/08_cli.ipynb #5538cb6a
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -280,19 +283,18 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=Fa
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #9381e323
-def announce(adata, fit, method):
+# %% ../nbs/08_cli.ipynb #59240d93
+def announce(adata, fit, method, where="scnb cluster"):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
     risky = [n for n in map(str, adata.obs_names) if n[:1] in "=+-@\t\r" and n]
-    where = "scnb cluster"
     if risky: hold(f"{len(risky):,} cell names begin as a formula does, the first {risky[0]!r}: in a spreadsheet, import the column Cell of the .csv as text", where)
     top = {} if fit["n_top_genes"] == "default" else dict(n_top_genes=fit["n_top_genes"])
     need = memory_estimate(adata, layer=fit["layer"], baseline=not adata.isbacked, **top)
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #fe5fb891
+# %% ../nbs/08_cli.ipynb #e5a7f025
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -316,7 +318,7 @@ def card_of(adata, run, name):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #68d38a34
+# %% ../nbs/08_cli.ipynb #2b1a1f04
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -330,7 +332,7 @@ def summary(run, record, out):
 
 def sure_lines(run):
     "The first sentence of the verdict, and the second best number of clusters."
-    if run.model is None: return []
+    if run.method != "scdeepcluster": return []
     from scnb.trust import Evidence
     e = Evidence.of(run.model, run.as_asked, run.codes, run.voted)
     return [*e.verdict()[:1], *([f"runner-up: {e.runner_up} clusters"] if e.runner_up is not None else [])]
@@ -349,7 +351,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #828a3aec
+# %% ../nbs/08_cli.ipynb #0ef44d5c
 Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -385,7 +387,7 @@ def denoise(
         with out: write_denoised(out, adata, model, done, impute, record, page)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else denoise_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #48308008
+# %% ../nbs/08_cli.ipynb #4d6545e1
 def dca_for(likelihood, norm, l2, impute):
     "The unfitted model; an `InputError` for what it does not know."
     from scnb.data import InputError
@@ -396,8 +398,8 @@ def dca_for(likelihood, norm, l2, impute):
     if impute == "zeros" and likelihood != "zinb": raise InputError(f"--impute zeros needs --likelihood zinb: {likelihood} has no dropout probability")
     return DCA(likelihood=likelihood, norm=norm, l2=l2)
 
-def to_denoise(input, truth, fit, output, audit, **reading):
-    "Read and check the file and, where it is named, the truth."
+def opened(input, fit, output, **reading): # -> data, CountReport
+    "Read the file, and check it and the way the model is to be fitted."
     from scnb.data import InputError, check_counts, raw_or_layer, read
     from scnb.train import make_fabric, resolve_device
     if not (output.suffix == ".h5ad" or output.name.lower().endswith(TABLES)): raise InputError(f"-o {output}: the name must end with .h5ad, or with .csv or .tsv for a text table")
@@ -406,9 +408,16 @@ def to_denoise(input, truth, fit, output, audit, **reading):
     report = check_counts(adata, layer=fit["layer"])
     if report.n_cells - report.n_empty_cells < 3: raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} with counts, and at least 3 are needed")
     if output.suffix == ".h5ad": check_storable(adata, output, "-o")
+    return adata, report
+
+def to_denoise(input, truth, fit, output, audit, **reading):
+    "Read and check the file and, where it is named, the truth."
+    from scnb.data import InputError
+    adata, report = opened(input, fit, output, **reading)
     if audit and report.n_cells - report.n_empty_cells < 40: raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are too few for it; at least 40 are needed")
     return adata, true_counts(adata, truth, reading)
 
+# %% ../nbs/08_cli.ipynb #2bb16d50
 def true_counts(adata, truth, reading): # -> (cells, genes) or None
     "The truth in the order of the data; cells and genes by name."
     import numpy as np
@@ -427,7 +436,7 @@ def true_counts(adata, truth, reading): # -> (cells, genes) or None
         if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
     return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
 
-# %% ../nbs/08_cli.ipynb #d58263b1
+# %% ../nbs/08_cli.ipynb #d4a8e3c3
 def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     "The denoised matrix, and what is to be said of it."
     import math
@@ -454,7 +463,7 @@ def audited(adata, model, fit, wanted, name): # -> for the record, page
     known = lambda v: None if v != v else v
     return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
 
-# %% ../nbs/08_cli.ipynb #e3c18aba
+# %% ../nbs/08_cli.ipynb #fdad3b26
 def write_denoised(out, adata, model, M, impute, record, page=None):
     "Write what was asked for, each under its temporary name."
     from scnb.data import write_h5ad
@@ -472,9 +481,12 @@ def write_table(adata, M, part, path):
     "A text table as it came in: same orientation, order and names; nine digits, which hold a float32."
     import numpy as np, pandas as pd
     t = pd.DataFrame(np.asarray(M, np.float32), index=adata.obs_names, columns=adata.var_names)
-    if adata.uns.get("scnb_read", {}).get("transposed"): t = t.T
-    ends = path.name.lower().removesuffix(".gz")
-    t.to_csv(part, sep="," if ends.endswith(".csv") else "\t", float_format="%.9g", lineterminator="\n", compression="gzip" if path.name.lower().endswith(".gz") else None)
+    write_text(t.T if adata.uns.get("scnb_read", {}).get("transposed") else t, part, path)
+
+def write_text(t, part, path):
+    "A table as text of the kind that the name says."
+    name = path.name.lower()
+    t.to_csv(part, sep="," if name.removesuffix(".gz").endswith(".csv") else "\t", float_format="%.9g", lineterminator="\n", compression="gzip" if name.endswith(".gz") else None)
 
 def denoise_summary(r, out):
     "What a reader wants to know, in a few lines."
@@ -486,7 +498,69 @@ def denoise_summary(r, out):
     elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
     return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #d5a6d82a
+# %% ../nbs/08_cli.ipynb #2d858d5b
+@app.command()
+def embed(
+    input: Input,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="OUT.h5ad, or OUT.csv: one line per cell.")] = Path("embedded.h5ad"),
+    norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch",
+    batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B", help="Column of obs with the batch, so that the embedding needs less of it.")] = None,
+    n_latent: Annotated[int, typer.Option("--n-latent", min=1, help="Dimensions.")] = 10,
+    likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
+    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
+    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
+    max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
+):
+    "Embed cells in a few dimensions that depth and, if named, batches weigh less on."
+    fit = how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
+    top = fit.pop("n_top_genes")
+    from scnb.vae_norms import VAE
+    model = VAE(norm=norm, batch_key=batch_key, n_latent=n_latent, likelihood=likelihood, **({} if top == "default" else dict(n_top_genes=top)))
+    model._check_own()
+    out = planned(input, overwrite, checkpoint, {"-o": output, "--metrics": metrics, "--save": save})
+    adata, _ = opened(input, fit, output, transpose=transpose, allow_non_integer=allow_non_integer)
+    model._check_params(adata)
+    announce(adata, fit | dict(n_top_genes=top), "vae", "scnb embed")
+    with keeping(checkpoint):
+        import time
+        from scnb.bench import stem
+        start = time.perf_counter()
+        z = model.fit(adata, **fit).transform(adata)
+        record = dict(data=stem(input), command=this_command()) | embedding_record(model, adata, z) | dict(seconds=round(time.perf_counter() - start, 2))
+        with out: write_embedded(out, adata, model, z, record)
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json else embedding_summary(record, out))
+
+# %% ../nbs/08_cli.ipynb #1a74b045
+def embedding_record(model, adata, z):
+    "What is to be said of an embedding."
+    from scnb import __version__
+    from scnb.metrics import mixing_scores, pca
+    h = model.history_
+    record = dict(model="vae", n_cells=adata.n_obs, n_genes=model.n_features_in_, n_latent=model.n_latent, norm=model.norm, likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
+    if "val_elbo" in h: record["held_out_elbo"] = float(h["val_elbo"].iloc[min(model.warmup, len(h) - 1):].max())
+    if model.batch_key is None: return record
+    batch = adata.obs[model.batch_key].astype(str)
+    scores, before = mixing_scores(z, batch), mixing_scores(pca(adata, model.layer_, seed=int(model.seed_)), batch)
+    return record | dict(batch_key=model.batch_key, batches=len(model.batch_names_), ilisi=scores["ilisi"], ilisi_pca=before["ilisi"], ilisi_random=scores["ilisi_random"])
+
+def write_embedded(out, adata, model, z, record):
+    "Write what was asked for, each under its temporary name."
+    import pandas as pd
+    from scnb.data import write_h5ad
+    path = out.paths["-o"]
+    if path.suffix == ".h5ad": write_h5ad(model.write_to(adata), out.part("-o"))
+    else: write_text(pd.DataFrame(z, pd.Index(map(str, adata.obs_names), name="Cell"), [f"vae_{i}" for i in range(z.shape[1])]), out.part("-o"), path)
+    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    if "--save" in out.paths: model.save(out.part("--save"))
+
+def embedding_summary(r, out):
+    "What a reader wants to know, in a few lines."
+    lines = [f"{r['n_cells']:,} cells, {r['n_genes']:,} genes; VAE, {r['likelihood']}, norm {r['norm']}, {r['n_latent']} dimensions: {r['epochs']} epochs" + (f", held-out ELBO {r['held_out_elbo']:.2f} nats per cell" if "held_out_elbo" in r else "")]
+    if "ilisi" in r: lines.append(f"{r['batches']} batches in {r['batch_key']}, mixed (iLISI): {r['ilisi']:.2f}; principal components {r['ilisi_pca']:.2f}, a random deal {r['ilisi_random']:.2f}")
+    return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
+
+# %% ../nbs/08_cli.ipynb #68a2c57f
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -503,7 +577,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #83a08cc7
+# %% ../nbs/08_cli.ipynb #c41c48b0
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -527,7 +601,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #35c8dcd6
+# %% ../nbs/08_cli.ipynb #e96a130a
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -535,7 +609,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #eee37fe9
+# %% ../nbs/08_cli.ipynb #a6e35d2b
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -562,5 +636,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #11601b3e
+# %% ../nbs/08_cli.ipynb #f48f2209
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

@@ -6,27 +6,28 @@
 __all__ = ['LIKELIHOODS', 'NORMS', 'norm_layer', 'GaussianNoise', 'mlp', 'n_params', 'glorot_', 'CountHead', 'log_mean',
            'count_loss', 'GaussianLatent', 'ConditionalNorm', 'set_generator']
 
-# %% ../nbs/00b_nn.ipynb #d6e34f68
-import math
+# %% ../nbs/00b_nn.ipynb #c941bfed
 import torch
 from torch import nn
 from . import losses
 from .kernels import add_noise
 
-# %% ../nbs/00b_nn.ipynb #c1975a00
+# %% ../nbs/00b_nn.ipynb #ec514d01
 def norm_layer(
     kind:str, # "batch", "layer", "group" or "none"
     dim:int, # number of units
-    groups:int=8, # for "group": at most this many groups; the largest number that divides `dim` is taken
+    groups:int=None, # for "group": number of groups, which must divide `dim`; None: 8, or fewer so that each group has at least 4 units
 )->nn.Module: # maps (cells, dim) to (cells, dim)
     "The norm called `kind`, for `dim` hidden units."
+    fitting = [g for g in range(1, dim) if dim % g == 0] or [1]          # one unit in each group would be that unit less itself
+    if groups is not None and groups not in fitting: raise ValueError(f"groups={groups} does not divide the width {dim} into groups of at least two: use one of {', '.join(map(str, fitting))}")
     if kind == "batch": return nn.BatchNorm1d(dim, momentum=0.01, eps=1e-3)
     if kind == "layer": return nn.LayerNorm(dim)
-    if kind == "group": return nn.GroupNorm(math.gcd(dim, groups), dim)
+    if kind == "group": return nn.GroupNorm(groups or max(g for g in (8, 4, 2, 1) if g == 1 or dim % g == 0 and dim // g >= 4), dim)
     if kind == "none": return nn.Identity()
     raise ValueError(f"norm={kind!r} is not known: use 'batch', 'layer', 'group' or 'none'")
 
-# %% ../nbs/00b_nn.ipynb #423864be
+# %% ../nbs/00b_nn.ipynb #504ef3d4
 class GaussianNoise(nn.Module):
     "Add Gaussian noise of standard deviation `sd` in training mode; do nothing in evaluation mode."
     def __init__(self,
@@ -39,7 +40,7 @@ class GaussianNoise(nn.Module):
         return add_noise.apply(x, self.sd, self.generator)
     def extra_repr(self): return f"sd={self.sd}"
 
-# %% ../nbs/00b_nn.ipynb #9b14a4e8
+# %% ../nbs/00b_nn.ipynb #ca42f693
 def mlp(
     dims:tuple, # widths from input to output, e.g. (2000, 256, 64)
     norm:str="batch", # "batch", "layer", "group" or "none"
@@ -47,24 +48,25 @@ def mlp(
     dropout:float=0., # probability of dropping a hidden unit
     noise:float=0., # sd of Gaussian noise added before each activation
     last:bool=True, # False: the last layer stays linear
+    groups:int=None, # for norm="group", see `norm_layer`
 )->nn.Sequential: # maps (cells, dims[0]) to (cells, dims[-1])
     "Linear layers with norm, noise, activation and dropout between them."
     layers = []
     for i, (n_in, n_out) in enumerate(zip(dims[:-1], dims[1:])):
         layers.append(nn.Linear(n_in, n_out))
         if not last and i == len(dims) - 2: break
-        if norm != "none": layers.append(norm_layer(norm, n_out))
+        if norm != "none": layers.append(norm_layer(norm, n_out, groups))
         if noise: layers.append(GaussianNoise(noise))
         layers.append(activation())
         if dropout: layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)
 
-# %% ../nbs/00b_nn.ipynb #375b899c
+# %% ../nbs/00b_nn.ipynb #35fd5023
 def n_params(module:nn.Module)->int: # number of trainable numbers
     "Count the trainable parameters of `module`."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../nbs/00b_nn.ipynb #4329e8b5
+# %% ../nbs/00b_nn.ipynb #569f725b
 def glorot_(module:nn.Module)->nn.Module: # the same module
     "Glorot-uniform weights and zero biases in every linear layer (Glorot & Bengio 2010, eq. 16), in place."
     for m in module.modules():
@@ -73,13 +75,13 @@ def glorot_(module:nn.Module)->nn.Module: # the same module
             if m.bias is not None: nn.init.zeros_(m.bias)
     return module
 
-# %% ../nbs/00b_nn.ipynb #023d20d8
+# %% ../nbs/00b_nn.ipynb #1299795d
 LIKELIHOODS, NORMS = ("nb", "zinb", "poisson", "mse"), ("batch", "layer", "group", "none")
 
 def _one_of(name, value, allowed):
     if value not in allowed: raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, allowed))}")
 
-# %% ../nbs/00b_nn.ipynb #3d79e7a3
+# %% ../nbs/00b_nn.ipynb #6918290d
 class CountHead(nn.Module):
     "From hidden activations to the parameters of a count likelihood, on the log scale."
     def __init__(self,
@@ -108,14 +110,14 @@ class CountHead(nn.Module):
         elif hasattr(self, "log_theta"): out["log_theta"] = self.log_theta
         return out
 
-# %% ../nbs/00b_nn.ipynb #06c03aaa
+# %% ../nbs/00b_nn.ipynb #55accb77
 def log_mean(
     out:dict, # what `CountHead` returned
 )->torch.Tensor: # (cells, genes)
     "log(mu) of a count head's output: limited, and with the size factor."
     return losses.limited(out["log_mu"], out.get("limits"), out.get("offset"))
 
-# %% ../nbs/00b_nn.ipynb #c8704f03
+# %% ../nbs/00b_nn.ipynb #8569b7e4
 def count_loss(
     likelihood:str, # "nb", "zinb", "poisson" or "mse"
     x, # observed counts (cells, genes), dense or torch sparse CSR; for "mse" the values to reproduce
@@ -132,7 +134,7 @@ def count_loss(
     if likelihood == "nb": return losses.nb_nll(x, out["log_mu"], out["log_theta"], **kw)
     return losses.zinb_nll(x, out["log_mu"], out["log_theta"], out["pi_logits"], ridge=ridge, **kw)
 
-# %% ../nbs/00b_nn.ipynb #d9edb023
+# %% ../nbs/00b_nn.ipynb #d3642df9
 class GaussianLatent(nn.Module):
     "Mean, log-variance and a sample of a diagonal Gaussian (Kingma & Welling 2014, section 2.4)."
     def __init__(self,
@@ -146,7 +148,7 @@ class GaussianLatent(nn.Module):
         noise = torch.empty_like(mean).normal_(generator=self.generator)
         return mean + (logvar / 2).exp() * noise, mean, logvar
 
-# %% ../nbs/00b_nn.ipynb #498c21e5
+# %% ../nbs/00b_nn.ipynb #c51221e8
 class ConditionalNorm(nn.Module):
     "A norm whose scale and shift are looked up by class (Dumoulin et al. 2017, eq. 5)."
     def __init__(self,
@@ -161,7 +163,7 @@ class ConditionalNorm(nn.Module):
     def forward(self, h, c): # h (cells, dim), c (cells,) class codes -> (cells, dim)
         return self.gamma(c) * self.norm(h) + self.beta(c)
 
-# %% ../nbs/00b_nn.ipynb #19f6acff
+# %% ../nbs/00b_nn.ipynb #e8d51231
 def set_generator(
     module:nn.Module, # any network
     generator:torch.Generator, # on the device of the network

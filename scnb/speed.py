@@ -7,27 +7,28 @@ __all__ = ['DIMS', 'NOISE', 'BATCH', 'PARTS', 'START', 'FIRST', 'PEER', 'side_by
            'forward_backward', 'likelihood_calls', 'likelihood_speed', 'our_loop', 'PlainNet', 'plain_start',
            'plain_epoch', 'epoch_speed', 'lap', 'our_parts', 'plain_parts', 'step_parts', 'product_calls',
            'moments_call', 'floor', 'repeated', 'one_size', 'growth', 'start_speed', 'fitted_labels', 'same_scores',
-           'peers_python', 'peer_speed', 'run_speed', 'ratio_table', 'floor_table', 'tables']
+           'peer_speed', 'run_speed', 'ratio_table', 'floor_table', 'tables']
 
-# %% ../nbs/06b_speed.ipynb #22890ef5
+# %% ../nbs/06b_speed.ipynb #b18e4301
 import contextlib, json, math, os, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 
-# %% ../nbs/06b_speed.ipynb #7382adf8
+# %% ../nbs/06b_speed.ipynb #49227a23
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-# %% ../nbs/06b_speed.ipynb #d431a186
+# %% ../nbs/06b_speed.ipynb #95759063
 from . import losses
 from .bench import Outputs, in_fresh_process, machine, peak_mb, results_folder, versions
 from .data import InputError, batches, fetch, load, locate, prepared, simulate
+from .dca_study import run_beside
 from .dca import CountAutoencoder, CountTask
 from .nn import n_params
 from .train import Loop, make_fabric
 
-# %% ../nbs/06b_speed.ipynb #151720a3
+# %% ../nbs/06b_speed.ipynb #a37a48f4
 def side_by_side(
     contestants, # name -> function without arguments
     rounds=15,   # how often each is timed
@@ -43,7 +44,7 @@ def side_by_side(
             times[name].append((time.perf_counter() - start) / calls)
     return times
 
-# %% ../nbs/06b_speed.ipynb #b71a7142
+# %% ../nbs/06b_speed.ipynb #11565bde
 def plain_zinb(x, mu, theta, pi, eps=1e-10):
     "ZINB negative log-likelihood as in DCA and scDeepCluster: mean over entries"
     t1 = torch.lgamma(theta + eps) + torch.lgamma(x + 1) - torch.lgamma(x + theta + eps)
@@ -52,7 +53,7 @@ def plain_zinb(x, mu, theta, pi, eps=1e-10):
     zero = -torch.log(pi + (1 - pi) * torch.pow(theta / (theta + mu + eps), theta) + eps)
     return torch.where(x < 1e-8, zero, positive).mean()
 
-# %% ../nbs/06b_speed.ipynb #84aa09a3
+# %% ../nbs/06b_speed.ipynb #40ecf7e4
 def scvi_zinb(x, mu, theta, pi_logits, eps=1e-8):
     "ZINB negative log-likelihood as in scvi-tools: mean over entries"
     soft, log_theta, log_both = nn.functional.softplus(-pi_logits), torch.log(theta + eps), torch.log(theta + mu + eps)
@@ -61,14 +62,14 @@ def scvi_zinb(x, mu, theta, pi_logits, eps=1e-8):
     positive = -soft + at_zero + x * (torch.log(mu + eps) - log_both) + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     return -(zero + (x > eps).float() * positive).mean()
 
-# %% ../nbs/06b_speed.ipynb #e0005fbc
+# %% ../nbs/06b_speed.ipynb #0d57a514
 def made_up(cells, genes, nonzero, seed=0):
     "Counts of which a share `nonzero` is not zero, log_mu, log_theta (genes,) and logits"
     g = torch.Generator().manual_seed(seed)
     x = torch.poisson(torch.exp(torch.randn(cells, genes, generator=g)), generator=g).clamp(min=1) * (torch.rand(cells, genes, generator=g) < nonzero)
     return x, torch.randn(cells, genes, generator=g), torch.randn(genes, generator=g), torch.randn(cells, genes, generator=g)
 
-# %% ../nbs/06b_speed.ipynb #2df4e8d1
+# %% ../nbs/06b_speed.ipynb #e2e0dad0
 def forward_backward(loss, x, *params):
     "A function that computes the loss and all gradients"
     leaves = [p.detach().clone().requires_grad_() for p in params]
@@ -77,7 +78,7 @@ def forward_backward(loss, x, *params):
         loss(x, *leaves).backward()
     return call
 
-# %% ../nbs/06b_speed.ipynb #5e575cfb
+# %% ../nbs/06b_speed.ipynb #9fbb6e3a
 def likelihood_calls(cells, genes, nonzero):
     "The contestants on one made-up minibatch"
     x, a, b, l = made_up(cells, genes, nonzero)
@@ -94,7 +95,7 @@ def likelihood_calls(cells, genes, nonzero):
             "plain": forward_backward(plain_zinb, x, mu, theta, l.sigmoid()),
             "scvi-tools": forward_backward(scvi_zinb, x, mu, theta, l)}
 
-# %% ../nbs/06b_speed.ipynb #1a9dd761
+# %% ../nbs/06b_speed.ipynb #5ca34372
 def likelihood_speed(
     sizes=((128, 2000, .1), (128, 2000, .02), (128, 2000, .6), (4, 2000, .1), (256, 2000, .1), (256, 13488, .014)), # cells, genes, share of non-zeros
     rounds=15,
@@ -106,7 +107,7 @@ def likelihood_speed(
         rows += [dict(cells=cells, genes=genes, nonzero=nonzero, contestant=k, ns=float(np.median(v)) / (cells * genes) * 1e9) for k, v in times.items()]
     return rows
 
-# %% ../nbs/06b_speed.ipynb #7485408e
+# %% ../nbs/06b_speed.ipynb #f4364c94
 DIMS, NOISE, BATCH = (256, 64, 32), 2.5, 256
 
 def our_loop(
@@ -120,7 +121,7 @@ def our_loop(
     net = CountAutoencoder(data.n_genes, DIMS, "zinb", "gene", "batch", input_noise=NOISE)
     return Loop(CountTask(net), data, max_epochs=10**9, fabric=make_fabric("cpu", precision=precision))
 
-# %% ../nbs/06b_speed.ipynb #9432dd24
+# %% ../nbs/06b_speed.ipynb #9881d769
 class PlainNet(nn.Module):
     "The same network, from PyTorch's own layers."
     def __init__(self, n_genes):
@@ -135,7 +136,7 @@ class PlainNet(nn.Module):
         mu = self.mean(h).exp().clamp(1e-5, 1e6) * size_factor[:, None]
         return mu, self.log_theta.exp(), self.dropout(h).sigmoid()
 
-# %% ../nbs/06b_speed.ipynb #b0b9d30e
+# %% ../nbs/06b_speed.ipynb #ca9fd710
 def plain_start(view):
     "Dense minibatches, network and optimizer of the yardstick"
     whole = next(iter(batches(view, batch_size=len(view), shuffle=False)))
@@ -157,7 +158,7 @@ def plain_epoch(view):
         return loss.item()
     return epoch
 
-# %% ../nbs/06b_speed.ipynb #5c48be81
+# %% ../nbs/06b_speed.ipynb #f4a0b390
 def epoch_speed(
     view,      # prepared data
     rounds=5,
@@ -169,7 +170,7 @@ def epoch_speed(
     n_cells = int(view.obs["scnb_keep"].sum())
     return [dict(genes=batches(view).n_genes, contestant=k, seconds=float(np.median(v)), cells_per_second=n_cells / float(np.median(v))) for k, v in times.items()]
 
-# %% ../nbs/06b_speed.ipynb #2d24d5e6
+# %% ../nbs/06b_speed.ipynb #03e87591
 PARTS = ("minibatch", "forward", "loss", "backward", "clip", "optimizer")
 
 @contextlib.contextmanager
@@ -179,7 +180,7 @@ def lap(laps, name):
     yield
     laps.setdefault(name, []).append(time.perf_counter() - start)
 
-# %% ../nbs/06b_speed.ipynb #6fc69bd1
+# %% ../nbs/06b_speed.ipynb #01a03547
 def our_parts(view, precision="32-true", epochs=2):
     "Seconds of each part of each step of ours"
     loop, laps = our_loop(view, precision), {}
@@ -196,7 +197,7 @@ def our_parts(view, precision="32-true", epochs=2):
             with lap(laps, "optimizer"): loop.opts[0].step()
     return laps
 
-# %% ../nbs/06b_speed.ipynb #7a6a49a7
+# %% ../nbs/06b_speed.ipynb #aab42f64
 def plain_parts(view, epochs=2):
     "Seconds of each part of each step of plain PyTorch"
     (loader, net, optimizer), laps = plain_start(view), {}
@@ -212,7 +213,7 @@ def plain_parts(view, epochs=2):
             with lap(laps, "optimizer"): optimizer.step()
     return laps
 
-# %% ../nbs/06b_speed.ipynb #a2b362f1
+# %% ../nbs/06b_speed.ipynb #3c0764ac
 def step_parts(view, rounds=3)->list: # rows: genes, contestant, part, ms (median over steps)
     "Where the time of a step goes; the contestants take turns, an epoch each (the first step of which is a warm-up)."
     contestants = {"plain": plain_parts, "float32": our_parts, "bf16-mixed": lambda view, epochs: our_parts(view, "bf16-mixed", epochs)}
@@ -224,7 +225,7 @@ def step_parts(view, rounds=3)->list: # rows: genes, contestant, part, ms (media
     genes = batches(view).n_genes
     return [dict(genes=genes, contestant=k, part=part, ms=float(np.median(v[part])) * 1e3) for k, v in laps.items() for part in PARTS]
 
-# %% ../nbs/06b_speed.ipynb #901f423e
+# %% ../nbs/06b_speed.ipynb #be737a0f
 def product_calls(net, cells, dtype=torch.float32):
     "A function that does all matrix products of a step and nothing else, and their number of operations"
     jobs = []
@@ -241,7 +242,7 @@ def moments_call(net):
     a, b = torch.randn(3, n_params(net)), torch.empty(3, n_params(net))
     return lambda: b.copy_(a)
 
-# %% ../nbs/06b_speed.ipynb #1d25988b
+# %% ../nbs/06b_speed.ipynb #455082d7
 def floor(view, rounds=15)->dict: # ms of a step and of its floor; GFLOP of a step
     "What a step costs, and what products and one pass over the optimizer's moments would cost alone."
     loops = {"step": our_loop(view), "bf16 step": our_loop(view, "bf16-mixed")}
@@ -253,7 +254,7 @@ def floor(view, rounds=15)->dict: # ms of a step and of its floor; GFLOP of a st
     with torch.random.fork_rng(): times = side_by_side(contestants, rounds)
     return dict(genes=loops["step"].batches.n_genes, gflop=flop / 1e9) | {f"{k} ms": float(np.median(v)) * 1e3 for k, v in times.items()}
 
-# %% ../nbs/06b_speed.ipynb #3642921b
+# %% ../nbs/06b_speed.ipynb #8e09470f
 def repeated(cells, genes, seed=0):
     "An AnnData with a block of simulated cells, repeated"
     import anndata as ad
@@ -275,12 +276,12 @@ def one_size(cells, genes)->dict:
     return dict(cells=loop.batches.n_cells, genes=loop.batches.n_genes, nonzero=adata.X.nnz / np.prod(adata.shape), data_mb=adata.X.nnz * 8 / 2**20, before_mb=before, peak_mb=peak_mb(),
                 prepare=ready - start, epoch=done - warm, cells_per_second=loop.batches.n_cells / (done - warm))
 
-# %% ../nbs/06b_speed.ipynb #cfd5520c
+# %% ../nbs/06b_speed.ipynb #a0d4924d
 def growth(sizes=((4000, 2000), (16000, 2000), (64000, 2000), (256000, 2000), (4000, 1000), (4000, 4000), (4000, 8000), (4000, 16000)))->list:
     "Time and memory of an epoch for growing numbers of cells and genes."
     return [in_fresh_process(c, g, function="one_size", module="scnb.speed") for c, g in sizes]
 
-# %% ../nbs/06b_speed.ipynb #0ca7a473
+# %% ../nbs/06b_speed.ipynb #5fca1a89
 START = {"import torch, scanpy": "import torch, scanpy", "import scnb.scdeepcluster": "import scnb.scdeepcluster", "scnb --help": "import sys; sys.argv = ['scnb', '--help']; from scnb.cli import app; app()"}
 FIRST = "import torch, time; from scnb.losses import zinb_nll; a = torch.zeros(20, 30, requires_grad=True); t = time.perf_counter(); zinb_nll(torch.ones(20, 30), a, torch.zeros(30), a, backend='fused').backward(); print(time.perf_counter() - t)"
 
@@ -292,7 +293,7 @@ def start_speed(rounds=5)->dict: # seconds
         first, *later = [float(subprocess.run([sys.executable, "-c", FIRST], env=os.environ | dict(NUMBA_CACHE_DIR=d), capture_output=True, text=True, check=True).stdout) for _ in range(1 + rounds)]
     return seconds | {"first call ever": first, "first call of a process": float(np.median(later))}
 
-# %% ../nbs/06b_speed.ipynb #99790c1c
+# %% ../nbs/06b_speed.ipynb #44cd564d
 def fitted_labels(name, k, seed, backend, precision, kw)->list:
     "Clusters of a named data set, in this process"
     from scnb.scdeepcluster import ScDeepCluster
@@ -312,7 +313,7 @@ def same_scores(
             rows.append(dict(backend=backend, precision=precision, seed=seed, ari=cluster_scores(truth, labels)["ari"], agreement=cluster_scores(base[seed], labels)["ari"]))
     return rows
 
-# %% ../nbs/06b_speed.ipynb #06ef90ff
+# %% ../nbs/06b_speed.ipynb #1bbe1d08
 PEER = '''
 import json, sys, time, warnings, logging
 warnings.simplefilter("ignore"); logging.disable(logging.CRITICAL)
@@ -347,27 +348,18 @@ if {epoch}:
 print(json.dumps(out))
 '''
 
-# %% ../nbs/06b_speed.ipynb #29b83796
-def peers_python():
-    "The Python of the peers' environment"
-    here = [Path(os.environ.get("SCNB_PEERS", "")), *(p / ".venv-peers" for p in (Path.cwd(), *Path.cwd().parents))]
-    found = next((str(p / "bin" / "python") for p in here if (p / "bin" / "python").is_file()), None)
-    if found is None: raise InputError("no environment with the peers: run `make bench-peers`, or set SCNB_PEERS to a virtual environment that has scvi-tools")
-    return found
-
+# %% ../nbs/06b_speed.ipynb #8a0d4cf3
 def peer_speed(cells=128, genes=2000, nonzero=.1, rounds=3)->dict:
     "scvi-tools' own likelihood, in turns with ours; and a training step of its SCVI."
-    python, ours, theirs = peers_python(), [], []
+    ours, theirs = [], []
     for r in range(rounds):
         code = PEER.format(threads=torch.get_num_threads(), cells=cells, genes=genes, nonzero=nonzero, epoch=r == 0)
-        run = subprocess.run([python, "-c", code], capture_output=True, text=True)
-        if run.returncode: raise RuntimeError(f"scvi-tools could not be measured: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
-        theirs.append(json.loads(run.stdout.splitlines()[-1]))
+        theirs.append(json.loads(run_beside("peers", code).splitlines()[-1]))
         calls = {"fused": likelihood_calls(cells, genes, nonzero)["fused"]}
         ours.append(float(np.median(side_by_side(calls, 15)["fused"])) / (cells * genes) * 1e9)
     return dict(peer="scvi-tools", version=theirs[0]["version"], torch=theirs[0]["torch"], likelihood_ns=float(np.median([t["likelihood_ns"] for t in theirs])), ours_ns=float(np.median(ours)), scvi_step_ms=next(t["scvi_step_ms"] for t in theirs if "scvi_step_ms" in t))
 
-# %% ../nbs/06b_speed.ipynb #f3f56545
+# %% ../nbs/06b_speed.ipynb #f1138dba
 def run_speed(
     results_dir=None, # see `scnb.bench.results_folder`
     peers=False,      # measure scvi-tools too
@@ -377,7 +369,7 @@ def run_speed(
     "Measure everything on this page; a file that is there is read instead."
     folder = results_folder(results_dir); file = folder / "speed.json"
     if file.exists() and not overwrite: return json.loads(file.read_text())
-    if peers: peers_python()
+    if peers: run_beside("peers", "import scvi")          # before hours of measuring
     locate("worm_neuron") or fetch("worm_neuron")
     adata, record = load("worm_neuron"), dict(kind="speed", command=f"scnb bench speed{' --peers' if peers else ''}", machine=machine(), threads=torch.get_num_threads(), versions=versions())
     say("likelihood"); record["likelihood"] = likelihood_speed()
@@ -394,7 +386,7 @@ def run_speed(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06b_speed.ipynb #aeb5ef07
+# %% ../nbs/06b_speed.ipynb #35d70512
 def ratio_table(rows, index, of="float32"):
     "Seconds of each contestant, and how many times those of `of` they are"
     t = pd.DataFrame(rows).pivot(index=index, columns="contestant", values="seconds")
@@ -407,7 +399,7 @@ def floor_table(record):
     t = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["genes", "precision"])
     return t.assign(**{"times floor": t["step ms"] / (t["products ms"] + t["moments ms"])})
 
-# %% ../nbs/06b_speed.ipynb #58d4b3f1
+# %% ../nbs/06b_speed.ipynb #db740300
 def tables(record)->dict: # title -> DataFrame
     "What a record of `run_speed` says."
     growth = ["nonzero", "data_mb", "before_mb", "peak_mb", "prepare", "epoch", "cells_per_second"]

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['log', 'NAME_COLUMNS', 'LEAST_KNOWN', 'PROMISES', 'child_seed', 'own_randomness', 'resolve_device', 'as_it_is',
            'mixed_precision', 'make_fabric', 'Task', 'adam', 'NonFinite', 'Loop', 'signals', 'Callback', 'History',
-           'EarlyStopping', 'Plateau', 'global_rng', 'set_global_rng', 'load_optimizer', 'InterruptAt', 'diagnose',
-           'first_bad_layer', 'culprits', 'Guard', 'write_tensors', 'read_tensors', 'Memory', 'Checkpoint', 'Progress',
-           'Settings', 'Fit', 'Model', 'weights_hash', 'plain_name', 'match_names', 'known_genes', 'fitted_model',
-           'enough_known', 'start_from', 'told', 'put_folder', 'table_to_json', 'table_from_json', 'to_json',
-           'from_json', 'load_model', 'model_meta', 'loaded', 'own_class', 'stoppers', 'promise', 'Case', 'check_model']
+           'Clock', 'EarlyStopping', 'Plateau', 'global_rng', 'set_global_rng', 'load_optimizer', 'InterruptAt',
+           'diagnose', 'first_bad_layer', 'culprits', 'Guard', 'write_tensors', 'read_tensors', 'Memory', 'Checkpoint',
+           'Progress', 'Settings', 'Fit', 'Model', 'same_parameters', 'weights_hash', 'plain_name', 'match_names',
+           'known_genes', 'fitted_model', 'enough_known', 'start_from', 'told', 'put_folder', 'table_to_json',
+           'table_from_json', 'to_json', 'from_json', 'load_model', 'model_meta', 'loaded', 'own_class', 'stoppers',
+           'promise', 'Case', 'check_model']
 
-# %% ../nbs/01a_train.ipynb #8fb569c7
-import contextlib, hashlib, importlib, inspect, json, logging, math, os, re, shutil, signal, tempfile, threading
+# %% ../nbs/01a_train.ipynb #46da0aed
+import contextlib, copy, hashlib, importlib, inspect, json, logging, math, os, re, shutil, signal, tempfile, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -24,10 +25,10 @@ from sklearn.exceptions import NotFittedError
 from . import __version__
 from .data import InputError, Recipe, _occurrences, _on_disk, batches, canonical_order, check_counts, data_hash, genes_hash, kept_threads, params_of, prepared
 
-# %% ../nbs/01a_train.ipynb #a1218c0a
+# %% ../nbs/01a_train.ipynb #1e3350a9
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #2e364d68
+# %% ../nbs/01a_train.ipynb #6ea46bc4
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -35,7 +36,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #bf614963
+# %% ../nbs/01a_train.ipynb #09c96fc5
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -43,7 +44,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #a2515b64
+# %% ../nbs/01a_train.ipynb #9905678c
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -58,7 +59,7 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #f79dcd53
+# %% ../nbs/01a_train.ipynb #1c215360
 def as_it_is(data): return data
 
 def mixed_precision(precision, kind):
@@ -68,7 +69,7 @@ def mixed_precision(precision, kind):
     plugin.convert_input = as_it_is
     return plugin
 
-# %% ../nbs/01a_train.ipynb #aa572378
+# %% ../nbs/01a_train.ipynb #2b27c732
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
@@ -85,7 +86,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #7c0b9d59
+# %% ../nbs/01a_train.ipynb #da0c5963
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -100,16 +101,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #d59098ac
+# %% ../nbs/01a_train.ipynb #6426153c
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #43eaf997
+# %% ../nbs/01a_train.ipynb #bf6e22fa
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #f6062f22
+# %% ../nbs/01a_train.ipynb #b9ce61cc
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -142,7 +143,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #560b53ac
+# %% ../nbs/01a_train.ipynb #bd648a18
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -181,7 +182,7 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     if 0 < self.clip < norm < math.inf: torch.nn.utils.clip_grads_with_norm_(params, self.clip, norm)   # multiplies only where it must
     return norm.item()
 
-# %% ../nbs/01a_train.ipynb #3d4de4af
+# %% ../nbs/01a_train.ipynb #163e86d9
 @patch
 def add(self:Loop, parts, n, prefix=""):
     for k, v in parts.items():
@@ -205,7 +206,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #7b29d934
+# %% ../nbs/01a_train.ipynb #ab98910c
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -221,7 +222,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #42d16c54
+# %% ../nbs/01a_train.ipynb #f5f3336c
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -232,14 +233,25 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #399a6f06
+# %% ../nbs/01a_train.ipynb #efbfc1f3
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #a2cfa814
+# %% ../nbs/01a_train.ipynb #e870c2f8
+class Clock(Callback):
+    "When each stage began and when its epochs ended."
+    def __init__(self): self.times = {}
+    def on_start(self, loop): self.times[loop.stage] = [time.perf_counter()]
+    def on_epoch_end(self, loop, logs): self.times[loop.stage].append(time.perf_counter())
+    def rate(self, stage, n_cells):
+        "Cells per second in the last epoch of a stage; the first also waits for what is compiled on first use."
+        t = self.times[stage]
+        return n_cells / (t[-1] - t[-2])
+
+# %% ../nbs/01a_train.ipynb #5cf85473
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -256,7 +268,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #7eb5a2e5
+# %% ../nbs/01a_train.ipynb #25b4b6b8
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -268,7 +280,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #77bf6647
+# %% ../nbs/01a_train.ipynb #e2ae565f
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -301,7 +313,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #bc4d56c6
+# %% ../nbs/01a_train.ipynb #496e1d2b
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -322,7 +334,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #51e820ad
+# %% ../nbs/01a_train.ipynb #13186cbb
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -331,7 +343,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #69628a15
+# %% ../nbs/01a_train.ipynb #c19553f1
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -347,7 +359,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #9a048771
+# %% ../nbs/01a_train.ipynb #e80ccc76
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -374,7 +386,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #06d8a8b3
+# %% ../nbs/01a_train.ipynb #ee997889
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left, self.good = tries, factor, tries, None
@@ -396,7 +408,7 @@ class Guard(Callback):
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #4ca29348
+# %% ../nbs/01a_train.ipynb #93d32e68
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -417,7 +429,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, ValueError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #7190ecae
+# %% ../nbs/01a_train.ipynb #59369360
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -444,7 +456,7 @@ class Memory:
         part = lambda p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
         if meta["running"]: self.running = meta["running"], (part("loop."), meta["loop"]), (part("good."), meta["good"]) if meta.get("good") else None
 
-# %% ../nbs/01a_train.ipynb #79939366
+# %% ../nbs/01a_train.ipynb #42394b4a
 @patch
 def restore(self:Memory, loop):
     "Bring `loop` to where the checkpoint left it, if it was saved while this stage was running."
@@ -465,7 +477,7 @@ def save(self:Memory, loop=None):
     write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
         running=loop.stage if loop is not None else None, loop=meta, good=good, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #afeaa21d
+# %% ../nbs/01a_train.ipynb #a287e73e
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -479,7 +491,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #17629742
+# %% ../nbs/01a_train.ipynb #18006f15
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -492,7 +504,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #f0d1614e
+# %% ../nbs/01a_train.ipynb #eff0527d
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -510,7 +522,7 @@ class Settings:
         self.seed = int(self.seed)
         if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
-# %% ../nbs/01a_train.ipynb #5357f208
+# %% ../nbs/01a_train.ipynb #2150dc1b
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -519,8 +531,9 @@ class Fit:
         settings:Settings, # the arguments of `fit`
         memory:Memory, # checkpoint
         callbacks=(), # further callbacks
+        fields=None, # further arguments of `batches`, such as `batch_key`
     ):
-        self.fabric, self.adata, self.settings, self.memory, self.callbacks = fabric, adata, settings, memory, list(callbacks)
+        self.fabric, self.adata, self.settings, self.memory, self.callbacks, self.fields = fabric, adata, settings, memory, list(callbacks), fields or {}
         self.recipe = Recipe.of(adata)
         order = canonical_order(adata, settings.layer)
         self.cells = order[adata.obs["scnb_keep"].to_numpy()[order]]    # rows to train on
@@ -533,7 +546,7 @@ class Fit:
     def batches(self, rows, shuffle=True, **kw):
         "Minibatches of `rows`; each process gets its share when training."
         ranks = dict(rank=self.fabric.global_rank, world_size=self.fabric.world_size) if shuffle else {}
-        return batches(self.adata, batch_size=self.settings.batch_size, shuffle=shuffle, seed=child_seed(self.settings.seed, "order"), layer=self.settings.layer, recipe=self.recipe, index=rows, **ranks, **kw)
+        return batches(self.adata, batch_size=self.settings.batch_size, shuffle=shuffle, seed=child_seed(self.settings.seed, "order"), layer=self.settings.layer, recipe=self.recipe, index=rows, **ranks, **self.fields, **kw)
 
     def counts(self, rows=None):
         "Counts of the cells trained on (or of `rows`) and their genes, CSR, in canonical order."
@@ -544,7 +557,7 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #79fc0d2c
+# %% ../nbs/01a_train.ipynb #98c83f50
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
@@ -569,7 +582,7 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop
 
-# %% ../nbs/01a_train.ipynb #7c549f3f
+# %% ../nbs/01a_train.ipynb #a344b13a
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
@@ -578,6 +591,9 @@ class Model(BaseEstimator):
     _fitted_arrays, _fitted_json = (), ()     # names of further fitted attributes to save
     def _epochs(self, n_cells, batch_size)->int: return self._max_epochs                # when none are given
     def _preprocessing(self, adata)->dict: return {}       # arguments of `preprocess`, for data on which it has not run
+    _same = ()                 # parameters that a model to start from must share
+    def _known(self, view, other=None)->dict: return {}    # fitted attributes that `_build` and `_fields` need, such as the names of batches; `other`: a model to start from
+    def _fields(self)->dict: return {}                     # further arguments of `batches`, such as `batch_key`
     def _check_choices(self, **allowed):
         "Raise an `InputError` for a parameter that is none of its `allowed` values."
         for name, values in allowed.items():
@@ -587,7 +603,7 @@ class Model(BaseEstimator):
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #be529e0d
+# %% ../nbs/01a_train.ipynb #8ecb72db
 @patch
 def fit(self:Model,
     adata, # AnnData with raw counts
@@ -619,7 +635,7 @@ def fit(self:Model,
     with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
     return self
 
-# %% ../nbs/01a_train.ipynb #f33b73f5
+# %% ../nbs/01a_train.ipynb #bf5e8a5c
 @patch
 def _finish(self:Model, fitted):
     "Take over what `_train` returned, perhaps from another process."
@@ -629,12 +645,21 @@ def _finish(self:Model, fitted):
     self.module_.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
     self.module_.eval()
 
-# %% ../nbs/01a_train.ipynb #7929ebcb
+# %% ../nbs/01a_train.ipynb #c7e7dd9b
+def same_parameters(model, other):
+    "An `InputError` where weights would fit but mean something else."
+    for name in model._same:
+        mine, theirs = getattr(model, name), getattr(other, name, None)
+        if mine != theirs: raise InputError(f"init_from was trained with {name}={theirs!r}, this model has {name}={mine!r}: use the same, or start without it")
+
 def _train(fabric, model, view, settings):
     "Fit `model` in this process; returns its fitted attributes."
     memory = Memory(settings.checkpoint_dir, model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {}, settings.resume or not fabric.is_global_zero)
     memory.read_only = not fabric.is_global_zero      # one process writes
-    fit = Fit(fabric, view, settings, memory, getattr(model, "_callbacks", ()))
+    if settings.init_from is not None: same_parameters(model, settings.init_from)
+    model, known = copy.copy(model), model._known(view, settings.init_from)
+    vars(model).update(known)
+    fit = Fit(fabric, view, settings, memory, getattr(model, "_callbacks", ()), model._fields())
     torch.manual_seed(child_seed(settings.seed, "weights"))
     module = model._build(len(fit.recipe.genes))
     transfer = None if settings.init_from is None else start_from(module, view.var.iloc[fit.recipe.match(view)], settings.init_from)
@@ -642,9 +667,9 @@ def _train(fabric, model, view, settings):
     extra = model._fit(module, fit)
     weights = {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}      # arrays outlive the process
     return dict(weights=weights, recipe_=fit.recipe, history_=pd.DataFrame(memory.rows), layer_=settings.layer, seed_=settings.seed,
-        device_=settings.device, n_features_in_=len(fit.recipe.genes), version_=__version__, transfer_=transfer) | extra
+        device_=settings.device, n_features_in_=len(fit.recipe.genes), version_=__version__, transfer_=transfer) | known | extra
 
-# %% ../nbs/01a_train.ipynb #5b251c4c
+# %% ../nbs/01a_train.ipynb #83183657
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
@@ -667,7 +692,7 @@ def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #8cab22e9
+# %% ../nbs/01a_train.ipynb #7488552b
 def plain_name(name): # -> the name without case and version
     "A gene's name in capitals, without an Ensembl version."
     return re.sub(r"^(ENS[A-Z]*[0-9]+)[.][0-9]+$", r"\1", str(name).strip().upper())
@@ -687,7 +712,7 @@ def match_names(
     found[a[both]] = b[both]
     return found
 
-# %% ../nbs/01a_train.ipynb #ac4d94fe
+# %% ../nbs/01a_train.ipynb #72982d5f
 NAME_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol")
 
 def known_genes(
@@ -700,7 +725,7 @@ def known_genes(
     by = max(found, key=lambda k: (found[k] >= 0).sum())
     return found[by], by
 
-# %% ../nbs/01a_train.ipynb #331abd0e
+# %% ../nbs/01a_train.ipynb #8d99f52c
 LEAST_KNOWN = 0.5      # share of the smaller gene list that must match
 
 def fitted_model(
@@ -721,7 +746,7 @@ def enough_known(n, new, old):
         raise InputError(f"init_from knows too few of these genes: {n:,} of the {new:,} genes to train on are among the {old:,} of the model, "
                          f"and {LEAST_KNOWN:.0%} of the smaller number are needed; check that the names are of one kind (symbols or identifiers), or start without it")
 
-# %% ../nbs/01a_train.ipynb #0ef63348
+# %% ../nbs/01a_train.ipynb #cd1bfee0
 def start_from(
     module, # a new network
     var:pd.DataFrame, # the genes it is made for, one row for each, in order
@@ -744,7 +769,7 @@ def start_from(
     log.info("init_from: %s", told(note))
     return note
 
-# %% ../nbs/01a_train.ipynb #7bdb16cc
+# %% ../nbs/01a_train.ipynb #6053bd72
 def _taken(mine, theirs, axis, new, old):
     "A parameter for the new network: `theirs` where it has no genes, else with the rows or columns `old` put at `new`."
     if axis is None: return theirs.clone()
@@ -756,7 +781,7 @@ def told(note):
     return (f"{note['matched']:,} of {note['genes']:,} genes are known to the model ({note['model_genes']:,} genes), matched by {note['by']}"
             + (f", {note['matched'] - note['same_name']:,} of them by other spelling" if note["same_name"] < note["matched"] else ""))
 
-# %% ../nbs/01a_train.ipynb #7527d5d5
+# %% ../nbs/01a_train.ipynb #b343987d
 def _prepared(self, adata, layer, other):
     "`prepared` data; starting from `other`, the genes it knows are chosen before the most variable ones."
     kw = self._preprocessing(adata)
@@ -769,7 +794,7 @@ def _prepared(self, adata, layer, other):
 
 Model._prepared = _prepared
 
-# %% ../nbs/01a_train.ipynb #06a7b774
+# %% ../nbs/01a_train.ipynb #513922a7
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -781,7 +806,7 @@ def _per_cell(self:Model, adata, function):
     module, parts = self.module_.to(device), []
     try:
         with torch.no_grad():
-            for b in batches(adata, batch_size=1024, shuffle=False, layer=self.layer_, recipe=self.recipe_, index=order): parts.append(function(module, b.to(device)).float().cpu())
+            for b in batches(adata, batch_size=1024, shuffle=False, layer=self.layer_, recipe=self.recipe_, index=order, **self._fields()): parts.append(function(module, b.to(device)).float().cpu())
     finally: module.to("cpu")
     out = torch.cat(parts).numpy()
     rows = np.empty_like(out)
@@ -798,7 +823,7 @@ def transform(self:Model,
 @patch
 def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #7b397725
+# %% ../nbs/01a_train.ipynb #54890bd6
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -814,7 +839,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #45d4e7cb
+# %% ../nbs/01a_train.ipynb #afa0ee2c
 def put_folder(part, path):
     "Rename the folder `part` to `path`; one that is there is moved aside first and removed last."
     umask = os.umask(0); os.umask(umask)
@@ -827,7 +852,7 @@ def put_folder(part, path):
         raise
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #502f7e6d
+# %% ../nbs/01a_train.ipynb #127de4c7
 @patch
 def save(self:Model,
     path, # folder to make
@@ -852,7 +877,7 @@ def save(self:Model,
         put_folder(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #487c0259
+# %% ../nbs/01a_train.ipynb #869bd5b8
 def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
 
 def table_from_json(t): return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
@@ -866,7 +891,7 @@ def to_json(v):
 
 def from_json(v): return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #92582b9b
+# %% ../nbs/01a_train.ipynb #9e0ebf43
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -903,7 +928,7 @@ def loaded(path, cls=None):
     model.device_, model.n_features_in_, model.transfer_ = meta["device"], len(model.recipe_.genes), meta.get("transfer")
     return model
 
-# %% ../nbs/01a_train.ipynb #5447f920
+# %% ../nbs/01a_train.ipynb #cb6fd92f
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
@@ -922,7 +947,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #9cfbceec
+# %% ../nbs/01a_train.ipynb #33e992fe
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -933,7 +958,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #0fc16228
+# %% ../nbs/01a_train.ipynb #bc67edb7
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -952,7 +977,7 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #b71b8446
+# %% ../nbs/01a_train.ipynb #7075b335
 @promise("the constructor takes keywords and only stores them")
 def _(c):
     from sklearn.base import clone
@@ -976,7 +1001,7 @@ def _(c):
     assert (a.X != c.adata.X).nnz == 0
     assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
 
-# %% ../nbs/01a_train.ipynb #607d0044
+# %% ../nbs/01a_train.ipynb #fda78da9
 @promise("same seed, same bits; another seed, another result")
 def _(c):
     assert np.array_equal(c.first, c.embed())
@@ -1003,7 +1028,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #7d3535c4
+# %% ../nbs/01a_train.ipynb #83092c7b
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -1023,7 +1048,7 @@ def _(c):
     except InputError as e: assert str(gone) in str(e)
     else: assert False, "a missing gene went unnoticed"
 
-# %% ../nbs/01a_train.ipynb #e8b498b9
+# %% ../nbs/01a_train.ipynb #f2e505db
 @promise("write_to adds keys that carry the model's name, and the file round-trips")
 def _(c):
     import anndata
@@ -1046,7 +1071,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #5fade5ac
+# %% ../nbs/01a_train.ipynb #2a798c30
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes
