@@ -6,7 +6,7 @@
 __all__ = ['LIBRARIES', 'INPUTS', 'Conditioned', 'VAENet', 'row_sums', 'ElboTask', 'Waiting', 'LateStopping', 'LatePlateau',
            'late', 'VAE', 'whole', 'measure_library', 'expected', 'draw_counts']
 
-# %% ../nbs/04_vae_norms.ipynb #928823f8
+# %% ../nbs/04_vae_norms.ipynb #b0af42ac
 import math
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from .losses import kl_normal
 from .nn import CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss, log_mean, mlp, norm_layer, set_generator
 from .train import EarlyStopping, Fit, Model, Plateau, Task, child_seed, log
 
-# %% ../nbs/04_vae_norms.ipynb #279d55d1
+# %% ../nbs/04_vae_norms.ipynb #8b3e324f
 class Conditioned(nn.Module):
     "An MLP whose first layer may also see the batch: the same as a one-hot code beside its input."
     def __init__(self,
@@ -37,7 +37,7 @@ class Conditioned(nn.Module):
         h = self.layers[0](h)
         return self.layers[1:](h if self.batch is None else h + self.batch(b))
 
-# %% ../nbs/04_vae_norms.ipynb #ce368568
+# %% ../nbs/04_vae_norms.ipynb #7bc2bd89
 class VAENet(nn.Module):
     "Encoder, Gaussian latent, decoder and count head (Lopez et al. 2018)."
     def __init__(self, n_genes, n_latent=10, n_hidden=128, n_layers=1, likelihood="zinb", dispersion="gene", norm="batch", dropout=.1, library="observed", inputs="scaled", noise=0., n_batches=0, encode_batch=False, groups=None):
@@ -55,7 +55,7 @@ class VAENet(nn.Module):
         "What belongs to single genes, for `init_from`."
         return {"encoder.layers.0.weight": 1} | ({"depth.layers.0.weight": 1} if self.library == "latent" else {}) | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}
 
-# %% ../nbs/04_vae_norms.ipynb #747382cb
+# %% ../nbs/04_vae_norms.ipynb #f614a047
 def row_sums(x): # sparse CSR (cells, genes) -> (cells,)
     "Sum of each row."
     at = torch.repeat_interleave(torch.arange(len(x), device=x.device), x.crow_indices().diff())
@@ -81,7 +81,7 @@ def decode(self:VAENet, z, library, b=None): # (cells, latent), (cells,), (cells
     if self.library in ("size_factor", "none"): return out
     return out | dict(log_mu=log_softmax(out["log_mu"], 1), limits=None)      # shares of the library, sum one
 
-# %% ../nbs/04_vae_norms.ipynb #3a9b1bd7
+# %% ../nbs/04_vae_norms.ipynb #10575842
 @patch
 def inferred(self:VAENet, x, b=None): # log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each (cells,)
     "The library size from the cell: log-normal, in units of its prior's mean and deviation."
@@ -99,7 +99,7 @@ def forward(self:VAENet, x, library, b=None): # -> parameters of the counts, and
         kl = kl + more
     return self.decode(z, library, b) | dict(kl=kl)
 
-# %% ../nbs/04_vae_norms.ipynb #bb2bfb13
+# %% ../nbs/04_vae_norms.ipynb #b6996ff2
 class ElboTask(Task):
     "Minus the ELBO, per entry; the weight of its KL term rises to one in `warmup` epochs."
     def __init__(self, module, lr=1e-3, warmup=0, seed=0, backend="auto"):
@@ -119,7 +119,7 @@ class ElboTask(Task):
         try: return self.loss(net, batch, beta=1.)
         finally: set_generator(self.module, kept)
 
-# %% ../nbs/04_vae_norms.ipynb #8165d78a
+# %% ../nbs/04_vae_norms.ipynb #f3d57667
 class Waiting:
     "A callback that does not look at the first `wait` epochs."
     wait = 0
@@ -131,7 +131,7 @@ class LatePlateau(Waiting, Plateau): pass
 
 def late(callback, wait): callback.wait = wait; return callback
 
-# %% ../nbs/04_vae_norms.ipynb #84e7a7c0
+# %% ../nbs/04_vae_norms.ipynb #98210a5f
 class VAE(Model):
     "Variational autoencoder of counts (Kingma & Welling 2014; Lopez et al. 2018, doi:10.1038/s41592-018-0229-2)."
     _name, _max_epochs, _batch_size = "vae", 400, 128
@@ -174,10 +174,10 @@ class VAE(Model):
     def _fields(self): return {} if self.batch_key is None else dict(batch_key=self.batch_key, batch_names=self.batch_names_)
     def _outputs(self, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
-# %% ../nbs/04_vae_norms.ipynb #59132c2f
+# %% ../nbs/04_vae_norms.ipynb #e2a70792
 LIBRARIES, INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
 
-# %% ../nbs/04_vae_norms.ipynb #b9292321
+# %% ../nbs/04_vae_norms.ipynb #d6708cec
 def whole(name, v, low):
     "An `InputError` unless `v` is a whole number of at least `low`."
     if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low: raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
@@ -200,7 +200,7 @@ def _check_params(self:VAE, adata):
     names = _codes(column(adata, self.batch_key, "batch"), self.batch_key)[1]
     if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs at least two; leave batch_key out")
 
-# %% ../nbs/04_vae_norms.ipynb #20a70be8
+# %% ../nbs/04_vae_norms.ipynb #f7d9aa81
 @patch
 def _fit(self:VAE, module, fit:Fit)->dict:
     "Train until the held-out ELBO no longer improves; the KL term has its full weight before anything is judged."
@@ -227,7 +227,7 @@ def measure_library(module, fit):
         if len(mine) < 10: mine = log_n                                   # too few for a spread of their own
         module.library_mean[b], module.library_var[b] = float(mine.mean()), max(float(mine.var()), 1e-4)
 
-# %% ../nbs/04_vae_norms.ipynb #118adab3
+# %% ../nbs/04_vae_norms.ipynb #ac4dd4d9
 @patch
 def _drawn(self:VAE, adata, function, seed):
     "As `_per_cell`, with random draws of their own seed."
@@ -266,7 +266,7 @@ def elbo(self:VAE,
     each = self._drawn(adata, bound, seed)
     return each if per_cell else float(each.mean(dtype=np.float64))
 
-# %% ../nbs/04_vae_norms.ipynb #7177ca16
+# %% ../nbs/04_vae_norms.ipynb #f3738ea6
 @patch
 def _as_batch(self:VAE, batch, b):
     "Codes (cells,) of minibatch `b`, or of the batch called `batch` for all its cells."
@@ -301,7 +301,7 @@ def reconstruct(self:VAE,
     out[:, self.recipe_.match(adata)] = mu
     return out
 
-# %% ../nbs/04_vae_norms.ipynb #5ffa645d
+# %% ../nbs/04_vae_norms.ipynb #44c3b988
 def draw_counts(
     out:dict, # what `CountHead` returned
     rng, # numpy generator
@@ -325,7 +325,7 @@ def resample(self:VAE,
     def again(module, b): return torch.from_numpy(draw_counts({k: v.cpu() if torch.is_tensor(v) else v for k, v in module(*module.fields(b)).items()}, rng))
     return self._drawn(adata, again, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #d5b4fc33
+# %% ../nbs/04_vae_norms.ipynb #6f96bf45
 @patch
 def sample(self:VAE,
     n:int, # cells to generate
