@@ -11,20 +11,21 @@ __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 
            'only_on_disk', 'checked', 'announce', 'write_all', 'card_of', 'this_command', 'summary', 'sure_lines',
            'stage_lines', 'denoise', 'dca_for', 'opened', 'to_denoise', 'true_counts', 'denoised', 'audited',
            'write_denoised', 'write_table', 'write_text', 'denoise_summary', 'embed', 'embedding_record',
-           'write_embedded', 'embedding_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path',
+           'write_embedded', 'embedding_summary', 'contrast', 'contrastive_model', 'check_label', 'contrasted',
+           'contrast_record', 'contrast_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path',
            'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #00439c54
+# %% ../nbs/08_cli.ipynb #3fe2ef3a
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #e7a2d4d5
+# %% ../nbs/08_cli.ipynb #14b6b7eb
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #76bdb13e
+# %% ../nbs/08_cli.ipynb #366a6f85
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -38,7 +39,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #b74440de
+# %% ../nbs/08_cli.ipynb #1b8c8b55
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -61,7 +62,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #e2ee6aa8
+# %% ../nbs/08_cli.ipynb #d806519d
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -90,7 +91,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #3eea517c
+# %% ../nbs/08_cli.ipynb #20ab93d3
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -124,7 +125,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #2b2cf764
+# %% ../nbs/08_cli.ipynb #2ae73872
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -136,7 +137,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #e0d8ae93
+# %% ../nbs/08_cli.ipynb #6e653b69
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -156,7 +157,7 @@ Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #7759cf70
+# %% ../nbs/08_cli.ipynb #d3391d7e
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -171,7 +172,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #f13cd75b
+# %% ../nbs/08_cli.ipynb #c6e6c95e
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -193,7 +194,7 @@ def check_storable(adata, path, name="--h5ad"):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #fa7d74c5
+# %% ../nbs/08_cli.ipynb #a583c35b
 @app.command()
 def cluster(
     input: Input,
@@ -233,7 +234,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #bb25c562
+# %% ../nbs/08_cli.ipynb #4ce3b786
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -247,7 +248,7 @@ def only_models(method, **options):
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
     if method == "vae" and (given := [g for g in given if g in ("--card", "--consensus", "--fast")]): raise InputError(f"{given[0]} does not go with --method vae, which has no refits and no vote; leave it out, or take scdeepcluster")
 
-# %% ../nbs/08_cli.ipynb #11da40db
+# %% ../nbs/08_cli.ipynb #84d03ae1
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -269,7 +270,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #5538cb6a
+# %% ../nbs/08_cli.ipynb #ef803625
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -283,7 +284,7 @@ def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=Fa
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #59240d93
+# %% ../nbs/08_cli.ipynb #ae27d8f4
 def announce(adata, fit, method, where="scnb cluster"):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -294,7 +295,7 @@ def announce(adata, fit, method, where="scnb cluster"):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #e5a7f025
+# %% ../nbs/08_cli.ipynb #7a77289a
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -318,7 +319,7 @@ def card_of(adata, run, name):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #2b1a1f04
+# %% ../nbs/08_cli.ipynb #155457c5
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -351,7 +352,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #0ef44d5c
+# %% ../nbs/08_cli.ipynb #a34f6405
 Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -387,7 +388,7 @@ def denoise(
         with out: write_denoised(out, adata, model, done, impute, record, page)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else denoise_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #4d6545e1
+# %% ../nbs/08_cli.ipynb #0276a706
 def dca_for(likelihood, norm, l2, impute):
     "The unfitted model; an `InputError` for what it does not know."
     from scnb.data import InputError
@@ -417,7 +418,7 @@ def to_denoise(input, truth, fit, output, audit, **reading):
     if audit and report.n_cells - report.n_empty_cells < 40: raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are too few for it; at least 40 are needed")
     return adata, true_counts(adata, truth, reading)
 
-# %% ../nbs/08_cli.ipynb #2bb16d50
+# %% ../nbs/08_cli.ipynb #ac024606
 def true_counts(adata, truth, reading): # -> (cells, genes) or None
     "The truth in the order of the data; cells and genes by name."
     import numpy as np
@@ -436,7 +437,7 @@ def true_counts(adata, truth, reading): # -> (cells, genes) or None
         if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
     return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
 
-# %% ../nbs/08_cli.ipynb #d4a8e3c3
+# %% ../nbs/08_cli.ipynb #e6905d11
 def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     "The denoised matrix, and what is to be said of it."
     import math
@@ -463,7 +464,7 @@ def audited(adata, model, fit, wanted, name): # -> for the record, page
     known = lambda v: None if v != v else v
     return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
 
-# %% ../nbs/08_cli.ipynb #fdad3b26
+# %% ../nbs/08_cli.ipynb #51518a34
 def write_denoised(out, adata, model, M, impute, record, page=None):
     "Write what was asked for, each under its temporary name."
     from scnb.data import write_h5ad
@@ -498,7 +499,7 @@ def denoise_summary(r, out):
     elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
     return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #2d858d5b
+# %% ../nbs/08_cli.ipynb #2fe06233
 @app.command()
 def embed(
     input: Input,
@@ -531,7 +532,7 @@ def embed(
         with out: write_embedded(out, adata, model, z, record)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else embedding_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #1a74b045
+# %% ../nbs/08_cli.ipynb #9ce1002e
 def embedding_record(model, adata, z):
     "What is to be said of an embedding."
     from scnb import __version__
@@ -560,7 +561,85 @@ def embedding_summary(r, out):
     if "ilisi" in r: lines.append(f"{r['batches']} batches in {r['batch_key']}, mixed (iLISI): {r['ilisi']:.2f}; principal components {r['ilisi_pca']:.2f}, a random deal {r['ilisi_random']:.2f}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #68a2c57f
+# %% ../nbs/08_cli.ipynb #152886b2
+@app.command()
+def contrast(
+    input: Input,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.h5ad", help="The data with X_salient and X_background in obsm.")] = Path("contrast.h5ad"),
+    condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C", help="Column of obs: what was done to the cell. Needed.")] = None,
+    control: Annotated[Optional[str], _option("--control", metavar="CTRL", help="Its value for cells that were left alone; every other value is a target group. Needed.")] = None,
+    batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B", help="Column of obs with the batch, which the decoder is then told.")] = None,
+    n_salient: Annotated[int, typer.Option("--n-salient", min=1, help="Dimensions of the salient part.")] = 10,
+    n_background: Annotated[int, typer.Option("--n-background", min=1, help="Dimensions of the background.")] = 10,
+    likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
+    classifier: Annotated[float, typer.Option(min=0, help="Weight of reading the target group from the salient part; 0: the groups' names shape nothing but the background.")] = 0.,
+    label_key: LabelKey = None,
+    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
+    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
+    max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
+):
+    "Separate what a perturbation did from what the cells had anyway."
+    from scnb.data import InputError
+    for name, v in (("--condition-key", condition_key), ("--control", control)):
+        if v is None: raise InputError(f"{name} is needed: --condition-key names the column of obs that says what was done to each cell, --control its value for cells that were left alone")
+    fit = how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
+    model = contrastive_model(fit.pop("n_top_genes"), condition_key=condition_key, control=control, batch_key=batch_key, n_salient=n_salient, n_background=n_background, likelihood=likelihood, classifier=classifier)
+    out = planned(input, overwrite, checkpoint, {"-o": output, "--metrics": metrics, "--save": save})
+    if output.suffix != ".h5ad": raise InputError(f"-o {output}: the name must end with .h5ad")
+    adata, _ = opened(input, fit, output, transpose=transpose, allow_non_integer=allow_non_integer)
+    model._check_params(adata)
+    if label_key is not None: check_label(adata, label_key)
+    with keeping(checkpoint): record = contrasted(model, adata, fit, input, label_key, out)
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json else contrast_summary(record, out))
+
+# %% ../nbs/08_cli.ipynb #34e19faa
+def contrastive_model(top, **kw):
+    "The model, with its own number of genes unless another was asked for."
+    from scnb.contrastivevi import ContrastiveVI
+    return ContrastiveVI(**kw, **({} if top == "default" else dict(n_top_genes=top)))
+
+def check_label(adata, key):
+    "The column must be there before any work is done."
+    from scnb.data import column
+    column(adata, key, "label")
+
+def contrasted(model, adata, fit, input, label_key, out):
+    "Fit, look for leaks, write; what is to be said of it."
+    import time
+    from scnb.bench import stem
+    from scnb.data import write_h5ad
+    start = time.perf_counter()
+    model.fit(adata, **fit)
+    record = dict(data=stem(input), command=this_command()) | contrast_record(model, adata, label_key) | dict(seconds=round(time.perf_counter() - start, 2))
+    with out:
+        write_h5ad(model.write_to(adata), out.part("-o"))
+        if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        if "--save" in out.paths: model.save(out.part("--save"))
+    return record
+
+# %% ../nbs/08_cli.ipynb #cdb57d90
+def contrast_record(model, adata, label_key):
+    "Sizes, bound, what can be read from which space, and the genes that change most."
+    from scnb import __version__
+    h, groups = model.history_, model._groups(adata).numpy()
+    record = dict(model="contrastivevi", n_cells=adata.n_obs, n_controls=int((groups == 0).sum()), n_targets=int((groups > 0).sum()), targets=model.group_names_[1:], n_genes=model.n_features_in_,
+                  n_salient=model.n_salient, n_background=model.n_background, likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
+    if "val_elbo" in h: record["held_out_elbo"] = float(h["val_elbo"].max())
+    leak = model.leakage(adata, shared=[] if label_key is None else [label_key], seed=int(model.seed_))
+    record["leakage"] = {k: {a: None if b is None else round(b, 4) for a, b in v.items()} for k, v in leak.items()}
+    top = model.effects(adata).head(20)
+    return record | dict(genes={str(g): round(float(v), 4) for g, v in top["log2_fold"].items()})
+
+def contrast_summary(r, out):
+    "What a reader wants to know, in a few lines."
+    leak = {k: v for k, v in r["leakage"].items() if v.get("auc") is not None}
+    lines = [f"{r['n_cells']:,} cells, {r['n_controls']:,} controls and {r['n_targets']:,} in {len(r['targets'])} target group{'s' * (len(r['targets']) != 1)}; {r['n_genes']:,} genes: {r['epochs']} epochs" + (f", held-out ELBO {r['held_out_elbo']:.2f} nats per cell" if "held_out_elbo" in r else "")]
+    lines += [f"{k.partition('_')[2]} read from the {k.partition('_')[0]}: AUC {v['auc']:.2f} (permuted: below {v['null']:.2f})" for k, v in leak.items()]
+    lines.append(f"most changed genes: {', '.join(list(r['genes'])[:10])}")
+    return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
+
+# %% ../nbs/08_cli.ipynb #7c546695
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -577,7 +656,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #c41c48b0
+# %% ../nbs/08_cli.ipynb #05f72e4a
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -601,7 +680,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #e96a130a
+# %% ../nbs/08_cli.ipynb #1b73728f
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -609,7 +688,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #a6e35d2b
+# %% ../nbs/08_cli.ipynb #d8133308
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -636,5 +715,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #f48f2209
+# %% ../nbs/08_cli.ipynb #752a2814
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()
