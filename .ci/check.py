@@ -3,8 +3,8 @@
     python .ci/check.py [--flags slow,net] [--jobs 2] [--threads 1] [PAGE ...]
 
 Each page runs in a fresh kernel with nbs/ as its working folder; nothing it prints is stored. Cells that carry a test flag
-(`tst_flags` in settings.ini) run only when all their flags are on; `real` is on when $SCNB_DATA names a folder with data.
-The last line counts pages, asserting cells and project checks. With PAGEs named, only these run.
+(`tst_flags` in settings.ini) run only when all their flags are on; `real` is on when $SCNB_DATA names a folder with data, `browser` where Chromium is on the path.
+Each page's line says how long it took; the last line counts pages, asserting cells and project checks. With PAGEs named, only these run.
 """
 import argparse
 import ast
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
 from pathlib import Path
@@ -27,6 +28,7 @@ CFG = INI["DEFAULT"]
 KNOWN = set(CFG["tst_flags"].split())
 LIB = ROOT/CFG["lib_path"]
 EXPORT = {"export", "exports", "exporti"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")             # cells flagged `browser` look for these
 
 
 def pages():
@@ -106,7 +108,12 @@ def run_page(path, on, timeout):
 
 
 def start(path, on, args):
-    "`run_page` in a subprocess; a crash of it is told like any other failure."
+    "`run_page` in a subprocess; a crash of it is told like any other failure. With the seconds that it took."
+    began = time.monotonic()
+    return _start(path, on, args) | dict(seconds=time.monotonic() - began)
+
+
+def _start(path, on, args):
     out = subprocess.run([sys.executable, __file__, "--one", str(path), "--flags", ",".join(on), "--timeout", str(args.timeout)],
                          stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(args.threads))
     try: return json.loads(out.stdout.splitlines()[-1])
@@ -127,7 +134,7 @@ def environment(threads):
 def report(told):
     "One line for a page that passed; the cell, its source and its error for one that did not."
     skipped = ", ".join(f"{n} {what}" for what, n in sorted(told["skipped"].items()))
-    print(f"{'FAIL' if told['error'] else 'ok  '} {told['page']:28s} {told['passed']:3d} of {told['asserting']} asserting cells" + (f"; not run: {skipped}" if skipped else ""), flush=True)
+    print(f"{'FAIL' if told['error'] else 'ok  '} {told['page']:28s} {told['passed']:3d} of {told['asserting']} asserting cells, {told['seconds']:4.0f} s" + (f"; not run: {skipped}" if skipped else ""), flush=True)
     if not (e := told["error"]): return
     left = told["asserting"] - told["passed"] - asserts(e["source"])
     print(f"     cell {e['cell']} of {e['of']} (id {e['id']})" + (f"; {left} asserting cells after it were not reached and count as failed" if left else ""))
@@ -242,6 +249,7 @@ def sidebar_lists_every_page():
         if name not in here: yield f"_quarto.yml lists {name}, which does not exist"
     for name in here:
         if name not in listed: yield f"nbs/{name} is not in the sidebar of _quarto.yml"
+        if listed.count(name) > 1: yield f"nbs/{name} is in the sidebar of _quarto.yml {listed.count(name)} times"
     stems = [re.sub(r"^\d+[a-zA-Z0-9]*_", "", n.lower()) for n in here]                # a page's address drops its number
     for stem in sorted({s for s in stems if stems.count(s) > 1}): yield f"two pages share the address {stem}"
 
@@ -293,6 +301,165 @@ def site_builds_up_to_quarto():
             if not (to/"_proc"/p.name).exists(): yield f"nbs/{p.name} did not make it into the site"
 
 
+# What _quarto.yml may hold, a part of what Quarto documents: quarto.org/docs/reference/projects/websites.html (website, navbar, sidebar, their items)
+# and quarto.org/docs/reference/formats/html.html (format). True: any value; a dict: these keys; a list: items like its first.
+ITEM = {"text": True, "href": True, "icon": True, "aria-label": True}
+SECTION = {"section": True, "contents": [ITEM]}
+QUARTO_KEYS = {
+    "project": {"type": True, "output-dir": True}, "lang": True, "metadata-files": True,
+    "format": {"html": {"theme": {"light": True, "dark": True}, "respect-user-color-scheme": True, "css": True, "toc": True, "toc-depth": True, "code-copy": True, "code-overflow": True, "html-math-method": True}},
+    "website": {"title": True, "description": True, "site-url": True, "repo-url": True, "repo-branch": True, "repo-actions": True, "favicon": True, "twitter-card": True, "open-graph": True,
+                "page-navigation": True, "back-to-top-navigation": True, "search": True,
+                "navbar": {"background": True, "search": True, "left": [ITEM], "right": [ITEM]},
+                "sidebar": {"style": True, "contents": [SECTION | ITEM]}},
+}
+
+
+def unknown_keys(value, known, where=""):
+    "Keys of `value` that `known` does not have, as dotted names."
+    if known is True or isinstance(value, str) and isinstance(known, dict): return
+    if isinstance(known, list):
+        for item in value if isinstance(value, list) else [value]: yield from unknown_keys(item, known[0], where)
+    elif not isinstance(value, dict): yield f"{where.strip('.')}: {value!r} where keys were expected"
+    else:
+        for k, v in value.items():
+            if k not in known: yield f"{where}{k}"
+            else: yield from unknown_keys(v, known[k], f"{where}{k}.")
+
+
+def site_has_known_keys():
+    import yaml
+    for key in unknown_keys(yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8")), QUARTO_KEYS): yield f"_quarto.yml: {key} is not among the keys that QUARTO_KEYS in .ci/check.py takes from Quarto's reference"
+
+
+def markdown(path):
+    "Markdown of a page, cell by cell: its text cells, and what its outputs show as Markdown."
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
+        if cell["cell_type"] == "markdown": yield number, source(cell)
+        for o in cell.get("outputs", []):
+            if "text/markdown" in o.get("data", {}): yield number, "".join(o["data"]["text/markdown"])
+
+
+def unfenced(text):
+    "Without blocks and spans of code."
+    return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "`code`", re.sub(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", "", text, flags=re.M | re.S), flags=re.S)
+
+
+def titles_stand_alone():
+    "nbdev takes the whole first cell for the site's title and subtitle: what else stands in it is lost."
+    for path in pages():
+        first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+        if first["cell_type"] != "markdown" or not re.fullmatch(r"# \S.*\n+> \S.*\n*", source(first)): yield f"nbs/{path.name}: the first cell must hold the title (#) and one line below it (>), and nothing else, or the site leaves it out"
+
+
+def heading_ids(path):
+    "Where a link into a page may point: its headings, named as Pandoc does, and what it exports."
+    seen, ids = {}, set()
+    for number, text in markdown(path):
+        for head in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", re.sub(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", "", text, flags=re.M | re.S), flags=re.M):
+            if m := re.search(r"\{#([\w.-]+)[^}]*\}$", head): ids.add(m[1]); continue
+            plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", head).replace("`", "").replace("*", "").replace("...", "").replace("--", "")
+            name = re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", plain.lower()).strip())
+            name = re.sub(r"^[^a-z]+", "", name) or "section"
+            ids.add(name + (f"-{seen[name]}" if name in seen else ""))
+            seen[name] = seen.get(name, 0) + 1
+        for cell in () if number > 1 else json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code" and any(w[0] in EXPORT for w in directives(source(cell))): ids |= {n.lower() for n in re.findall(r"^(?:def|class) (\w+)", source(cell), re.M)}
+    return ids
+
+
+def links_lead_somewhere():
+    "Relative links and images of the pages, the README and _quarto.yml; a link into a page must hit a heading."
+    def check(where, target, base):
+        file, _, anchor = target.partition("#")
+        if re.match(r"[a-z][a-z+.-]*:", file): return
+        to = (base/file).resolve() if file else where[1]
+        if not to.exists(): yield f"{where[0]}: {target} leads nowhere"
+        elif anchor and to.suffix == ".ipynb" and anchor not in heading_ids(to): yield f"{where[0]}: {target}: no heading there has this name"
+    texts = [(f"nbs/{p.name}, cell {n}", p, text) for p in pages() for n, text in markdown(p)]
+    if (ROOT/"README.md").exists(): texts.append(("README.md", ROOT/"README.md", (ROOT/"README.md").read_text(encoding="utf-8")))
+    for name, path, text in texts:
+        found = re.findall(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)", unfenced(text)) + re.findall(r"<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"", unfenced(text))
+        for target in found: yield from check((name, path), target, path.parent)
+        for alt, image in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", unfenced(text)):
+            if not alt.strip(): yield f"{name}: the image {image} has no alternative text"
+    for name in re.findall(r"href:\s*(\S+)", (ROOT/"_quarto.yml").read_text(encoding="utf-8")): yield from check(("_quarto.yml", ROOT/"_quarto.yml"), name, NBS)
+
+
+def diagrams_have_alternative_text():
+    for path in pages():
+        for number, text in markdown(path):
+            for block in re.findall(r"^```\{mermaid\}\n(.*?)^```", text, flags=re.M | re.S):
+                if not re.match(r"%%\|\s*fig-alt:\s*\"[^\"\n]{30,}\"\s*\n", block): yield f"nbs/{path.name}, cell {number}: the diagram's first line must be its alternative text, %%| fig-alt: \"...\", in a sentence or two"
+
+
+def markdown_reads_the_same_everywhere():
+    "What Jupyter shows as a list, a table or a word in angle brackets, and Pandoc does not."
+    item = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+\S")
+    for path in pages():
+        for number, text in markdown(path):
+            lines = [""] + unfenced(text).splitlines()
+            for before, line in zip(lines, lines[1:]):
+                where = f"nbs/{path.name}, cell {number}: {line.strip()[:60]!r}"
+                if item.match(line) and before.strip() and not item.match(before) and not before.startswith((" ", "\t")): yield f"{where}: a list needs an empty line before it"
+                if line.startswith("|") and before.strip() and not before.startswith("|"): yield f"{where}: a table needs an empty line before it"
+                if m := re.search(r"<(?!!--|/?(?:br|img|a|sub|sup|details|summary|kbd|small|https?:)\b)[a-zA-Z]\w*>", line): yield f"{where}: {m[0]} would be taken for HTML"
+
+
+def cells_of(row):
+    "The cells of a table's row; a bar inside code or a formula does not end one."
+    return [c.strip() for c in re.split(r"\|(?=(?:[^$`]|\$[^$]*\$|`[^`]*`)*$)", row.strip().strip("|"))]
+
+
+def letter(symbol):
+    "A symbol without the indices of cells, genes and clusters: x_{ij} is x, but lambda_1 is no other's lambda; c(i) is a function."
+    symbol = re.sub(r"\s+", " ", symbol.strip()).replace("{ ", "{")
+    return re.sub(r"\((?:[a-z])\)", "()", re.sub(r"_(?:\{([^{}]*)\}|(\w))", lambda m: "" if set(m[1] or m[2]) <= set("ijkcgdx") else f"_{m[1] or m[2]}", symbol))
+
+
+def words_of(meaning):
+    "The first two words that carry a meaning."
+    words = re.findall(r"[a-z]+(?:-[a-z]+)*", re.split(r"[:;,(=]", re.sub(r"\$[^$]*\$|\[|\]\([^)]*\)|\*|`[^`]*`", " ", meaning.lower()))[0])
+    return [w for w in words if w not in {"a", "an", "the", "of", "its", "their", "is", "that", "one", "in", "and", "each", "model"}][:2] or [meaning.lower().strip()]
+
+
+def symbol_rows(path):
+    "(letter, meaning, number of the cell) of the tables that begin with `letter` or `symbol`; not where the page says that they are the letters of this page only."
+    for number, text in markdown(path):
+        lines = text.splitlines()
+        for i, head in enumerate(lines[:-1]):
+            names = [c.lower() for c in cells_of(head)] if head.startswith("|") else []
+            if not (len(names) > 1 and re.search(r"letter|symbol", names[0]) and names[1] == "meaning" and set(lines[i + 1]) <= set("|-: ")) or "letters of this page only" in text: continue
+            for row in lines[i + 2:]:
+                if not row.startswith("|"): break
+                cells = cells_of(row)
+                symbols = [s for part in re.findall(r"\$([^$]+)\$", cells[0]) for s in re.split(r",(?![^{]*\})", part)]
+                parts = [p for p in re.split(r"[;,]| and ", re.sub(r"\([^)]*\)", lambda m: m[0].replace(",", " "), cells[1])) if p.strip()]
+                for n, s in enumerate(symbols): yield letter(s), (parts[n] if len(symbols) > 1 and len(parts) >= len(symbols) else cells[1]), cells[1], number
+
+
+def letters_agree_over_pages():
+    "The first page to use a letter gives it its meaning; another must mean the same, or say what it does not mean: `group (not the median library size)`."
+    owner = {}
+    for path in pages():
+        for name, meaning, whole, number in symbol_rows(path):
+            first, words = owner.setdefault(name, (path.name, words_of(meaning)))
+            if first != path.name and not all(w.rstrip("s") in whole.lower() for w in words):
+                yield f"nbs/{path.name}, cell {number}: ${name}$ is {whole!r}, but on {first} {' '.join(words)!r}; use that word, or say \"(not the {' '.join(words)})\""
+
+
+def citation_is_valid():
+    import yaml
+    cff = yaml.safe_load((ROOT/"CITATION.cff").read_text(encoding="utf-8"))
+    if str(cff.get("cff-version")) != "1.2.0": yield "CITATION.cff: cff-version is not 1.2.0"
+    for key in ("message", "title", "authors"):
+        if not cff.get(key): yield f"CITATION.cff has no {key}"
+    known = set("abstract authors cff-version commit contact date-released doi identifiers keywords license license-url message preferred-citation references repository repository-artifact repository-code title type url version".split())
+    for key in sorted(set(cff) - known): yield f"CITATION.cff: {key} is no key of version 1.2.0 of the format"
+    if str(cff.get("version")) != CFG["version"]: yield f"CITATION.cff says version {cff.get('version')}; settings.ini says {CFG['version']}"
+    if cff.get("repository-code") != CFG["git_url"] or cff.get("url") != CFG["doc_host"] + CFG["doc_baseurl"]: yield "CITATION.cff names other addresses than settings.ini"
+
+
 def runtime_needs_no_tools():
     "The package imports nothing that only the development set brings."
     tools = {"nbdev", "execnb", "ghapi", "fastgit", "IPython", "ipykernel", "jupyter_client", "nbformat", "nbconvert", "nbclient", "hypothesis", "pytest"}
@@ -339,7 +506,8 @@ def constraints_pin_everything():
 
 CHECKS = [clean_changes_nothing, export_changes_nothing, every_module_has_a_page, readme_is_up_to_date, stored_outputs_are_clean,
           sources_name_no_machine_path, pages_are_small, sidebar_lists_every_page, reading_order_is_import_order, imports_stay_in_cells_of_their_own,
-          site_builds_up_to_quarto, runtime_needs_no_tools, help_is_light, one_version, constraints_pin_everything]
+          site_builds_up_to_quarto, site_has_known_keys, titles_stand_alone, links_lead_somewhere, diagrams_have_alternative_text, markdown_reads_the_same_everywhere,
+          letters_agree_over_pages, citation_is_valid, runtime_needs_no_tools, help_is_light, one_version, constraints_pin_everything]
 
 
 def check(f):
@@ -381,6 +549,7 @@ def main():
         on.add("real")
         print("real data: found, cells flagged `real` run")
     else: print("real data: none found ($SCNB_DATA), cells flagged `real` are left out" if "real" not in on else "real data: none found ($SCNB_DATA), but asked for")
+    if any(map(shutil.which, BROWSERS)): on.add("browser")
     print("flags on: " + (" ".join(sorted(on)) or "none"), flush=True)
 
     wanted = {Path(p).stem for p in args.page}
@@ -390,10 +559,14 @@ def main():
     before = tree(on)
     with tempfile.TemporaryDirectory(prefix="scnb") as tmp, ThreadPoolExecutor(max(1, args.jobs)) as pool:
         os.environ["SCNB_CHECK_TMP"] = tmp
+        began, spent = time.monotonic(), 0
         for told in pool.map(lambda p: start(p, on, args), todo):
             report(told)
+            spent += told["seconds"]
             passed += told["passed"] + (told["error"] is None)
             failed += told["asserting"] - told["passed"] + (told["error"] is not None)
+
+        print(f"pages: {(time.monotonic() - began) / 60:.1f} minutes ({spent / 60:.1f} one after the other)", flush=True)
 
         def a_run_changes_no_file():
             after = tree(on)
