@@ -8,24 +8,25 @@ __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 
            'COMMAND', 'Likelihood', 'TABLES', 'data_app', 'Name', 'Interrupted', 'one_line', 'complain', 'exit_code',
            'no_room', 'is_input_error', 'listening', 'hold', 'say_held', 'Group', 'leave', 'quiet_pipe', 'show_version',
            'how_to_fit', 'keeping', 'check_storable', 'cluster', 'started_from', 'only_known', 'only_models', 'planned',
-           'only_on_disk', 'checked', 'announce', 'write_all', 'card_of', 'this_command', 'summary', 'sure_lines',
-           'stage_lines', 'denoise', 'dca_for', 'opened', 'to_denoise', 'true_counts', 'denoised', 'audited',
-           'write_denoised', 'write_table', 'write_text', 'denoise_summary', 'embed', 'embedding_record',
+           'only_on_disk', 'checked', 'read_for', 'announce', 'write_all', 'card_of', 'this_command', 'summary',
+           'sure_lines', 'stage_lines', 'denoise', 'dca_for', 'opened', 'to_denoise', 'true_counts', 'denoised',
+           'audited', 'write_denoised', 'write_table', 'write_text', 'denoise_summary', 'embed', 'embedding_record',
            'write_embedded', 'embedding_summary', 'contrast', 'contrastive_model', 'check_label', 'contrasted',
-           'contrast_record', 'contrast_summary', 'report', 'bench', 'bench_speed', 'data_list', 'data_path',
-           'data_fetch']
+           'contrast_record', 'contrast_summary', 'numbers_of_cells', 'generate', 'wanted', 'from_saved',
+           'generation_record', 'trained_generator', 'generation_summary', 'report', 'bench', 'bench_speed',
+           'data_list', 'data_path', 'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #3fe2ef3a
+# %% ../nbs/08_cli.ipynb #6912490b
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #14b6b7eb
+# %% ../nbs/08_cli.ipynb #71e99e75
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #366a6f85
+# %% ../nbs/08_cli.ipynb #88aaac5f
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -39,7 +40,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #1b8c8b55
+# %% ../nbs/08_cli.ipynb #129bb71b
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -62,7 +63,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #d806519d
+# %% ../nbs/08_cli.ipynb #db02229b
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -91,7 +92,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #20ab93d3
+# %% ../nbs/08_cli.ipynb #cf71c7b5
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -125,9 +126,9 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #2ae73872
+# %% ../nbs/08_cli.ipynb #cd9666e8
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
-                  help="Learn, run and trust deep models of single-cell RNA-seq.", context_settings=dict(help_option_names=["-h", "--help"]))
+                  help="Learn, run and trust deep models of single-cell RNA-seq.", epilog="scnb COMMAND --help shows the options of a command.", context_settings=dict(help_option_names=["-h", "--help"]))
 
 @app.callback()
 def _(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda v: show_version(v))] = False): pass
@@ -137,7 +138,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #6e653b69
+# %% ../nbs/08_cli.ipynb #bb350acd
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -157,7 +158,7 @@ Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #d3391d7e
+# %% ../nbs/08_cli.ipynb #91ac2247
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -172,7 +173,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #c6e6c95e
+# %% ../nbs/08_cli.ipynb #3f0ca313
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -194,7 +195,7 @@ def check_storable(adata, path, name="--h5ad"):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #a583c35b
+# %% ../nbs/08_cli.ipynb #c86a2581
 @app.command()
 def cluster(
     input: Input,
@@ -211,7 +212,7 @@ def cluster(
     resume: Resume = False, max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False,
     backed: Annotated[bool, typer.Option("--backed", help="Leave the matrix on disk (.h5ad stored by rows): for data larger than memory; no baseline.")] = False, as_json: Json = False,
 ):
-    "Cluster a count matrix: one integer per cell."
+    "Find cell types: one integer per cell, and how sure."
     from scnb import bench
     if backed: only_on_disk(transpose, h5ad)
     fit = how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
@@ -234,7 +235,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #4ce3b786
+# %% ../nbs/08_cli.ipynb #1b8e50e9
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -248,7 +249,7 @@ def only_models(method, **options):
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
     if method == "vae" and (given := [g for g in given if g in ("--card", "--consensus", "--fast")]): raise InputError(f"{given[0]} does not go with --method vae, which has no refits and no vote; leave it out, or take scdeepcluster")
 
-# %% ../nbs/08_cli.ipynb #84d03ae1
+# %% ../nbs/08_cli.ipynb #1dedec1c
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -270,21 +271,27 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #ef803625
+# %% ../nbs/08_cli.ipynb #de242b06
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
-    from scnb.data import open_backed, raw_or_layer, read
+    from scnb.data import open_backed
     if init_from is not None:
         from scnb.train import load_model
         load_model(init_from)
     if backed: adata = open_backed(input, layer=fit["layer"], allow_non_integer=reading["allow_non_integer"])
-    else: adata, fit["layer"] = raw_or_layer(read(input, label_key=label_key, **reading), fit["layer"])
+    else: adata = read_for(fit, input, label_key=label_key, **reading)
     labels = bench.labels_of(adata, label_key)
     bench.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
 
-# %% ../nbs/08_cli.ipynb #ae27d8f4
+def read_for(fit, input, **reading):
+    "Read the file; `fit` then names the layer that is meant."
+    from scnb.data import raw_or_layer, read
+    adata, fit["layer"] = raw_or_layer(read(input, **reading), fit["layer"])
+    return adata
+
+# %% ../nbs/08_cli.ipynb #bfa0eb28
 def announce(adata, fit, method, where="scnb cluster"):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -295,7 +302,7 @@ def announce(adata, fit, method, where="scnb cluster"):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #7a77289a
+# %% ../nbs/08_cli.ipynb #d3711110
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
@@ -319,7 +326,7 @@ def card_of(adata, run, name):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #155457c5
+# %% ../nbs/08_cli.ipynb #afbba027
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -352,7 +359,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #a34f6405
+# %% ../nbs/08_cli.ipynb #14ca245f
 Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -370,7 +377,7 @@ def denoise(
     overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
     max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
 ):
-    "Denoise counts: what would each cell have shown, had every molecule been caught?"
+    "Denoise counts; find the zeros that are dropout."
     fit = how_to_fit(seed, device, layer, None, checkpoint, resume, max_epochs, precision)
     fit.pop("n_top_genes")
     model = dca_for(likelihood or ("zinb" if truth is not None or impute == "zeros" else "nb"), norm, l2, impute)
@@ -388,7 +395,7 @@ def denoise(
         with out: write_denoised(out, adata, model, done, impute, record, page)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else denoise_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #0276a706
+# %% ../nbs/08_cli.ipynb #d952a472
 def dca_for(likelihood, norm, l2, impute):
     "The unfitted model; an `InputError` for what it does not know."
     from scnb.data import InputError
@@ -401,11 +408,11 @@ def dca_for(likelihood, norm, l2, impute):
 
 def opened(input, fit, output, **reading): # -> data, CountReport
     "Read the file, and check it and the way the model is to be fitted."
-    from scnb.data import InputError, check_counts, raw_or_layer, read
-    from scnb.train import make_fabric, resolve_device
+    from scnb.bench import check_machine
+    from scnb.data import InputError, check_counts
     if not (output.suffix == ".h5ad" or output.name.lower().endswith(TABLES)): raise InputError(f"-o {output}: the name must end with .h5ad, or with .csv or .tsv for a text table")
-    resolve_device(fit["device"]); make_fabric(fit["device"], precision=fit["precision"])
-    adata, fit["layer"] = raw_or_layer(read(input, **reading), fit["layer"])
+    check_machine(fit["device"], fit["precision"])
+    adata = read_for(fit, input, **reading)
     report = check_counts(adata, layer=fit["layer"])
     if report.n_cells - report.n_empty_cells < 3: raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} with counts, and at least 3 are needed")
     if output.suffix == ".h5ad": check_storable(adata, output, "-o")
@@ -418,7 +425,7 @@ def to_denoise(input, truth, fit, output, audit, **reading):
     if audit and report.n_cells - report.n_empty_cells < 40: raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are too few for it; at least 40 are needed")
     return adata, true_counts(adata, truth, reading)
 
-# %% ../nbs/08_cli.ipynb #ac024606
+# %% ../nbs/08_cli.ipynb #e43b98b3
 def true_counts(adata, truth, reading): # -> (cells, genes) or None
     "The truth in the order of the data; cells and genes by name."
     import numpy as np
@@ -437,7 +444,7 @@ def true_counts(adata, truth, reading): # -> (cells, genes) or None
         if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
     return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
 
-# %% ../nbs/08_cli.ipynb #e6905d11
+# %% ../nbs/08_cli.ipynb #2d33c6c6
 def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     "The denoised matrix, and what is to be said of it."
     import math
@@ -445,10 +452,11 @@ def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     from scnb.data import counts_of
     from scnb.dca import dropout_scores
     from scnb.metrics import denoise_scores
-    x, h, M = counts_of(adata, model.layer_).toarray(), model.history_, model.denoise(adata, impute=impute, pi_threshold=pi_threshold)
+    x, h = counts_of(adata, model.layer_).toarray(), model.history_
+    called = model.dropout_probability(adata) > pi_threshold if model.likelihood == "zinb" else x < 0
+    M = model._filled(adata, called) if impute == "zeros" else model.denoise(adata)
     record = dict(model="dca", likelihood=model.likelihood, norm=model.norm, impute=impute, n_cells=adata.n_obs, n_genes=adata.n_vars, n_zeros=int((x == 0).sum()), epochs=len(h), seed=int(model.seed_), version=__version__)
     if "val_loss" in h: record["held_out_loss"] = float(h.val_loss.min())
-    called = model.dropout_probability(adata) > pi_threshold if model.likelihood == "zinb" else x < 0
     if true is None: return M, record | dict(predicted_dropouts=int(called.sum()))
     s, d = denoise_scores(true, M, x), dropout_scores(true, x, called)
     clean = lambda t: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in t.items()}
@@ -464,7 +472,7 @@ def audited(adata, model, fit, wanted, name): # -> for the record, page
     known = lambda v: None if v != v else v
     return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
 
-# %% ../nbs/08_cli.ipynb #51518a34
+# %% ../nbs/08_cli.ipynb #779cbb29
 def write_denoised(out, adata, model, M, impute, record, page=None):
     "Write what was asked for, each under its temporary name."
     from scnb.data import write_h5ad
@@ -499,7 +507,7 @@ def denoise_summary(r, out):
     elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
     return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #2fe06233
+# %% ../nbs/08_cli.ipynb #2c3ac29a
 @app.command()
 def embed(
     input: Input,
@@ -513,7 +521,7 @@ def embed(
     n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
     max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
 ):
-    "Embed cells in a few dimensions that depth and, if named, batches weigh less on."
+    "Embed cells in a space with less of depth and batches."
     fit = how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
     top = fit.pop("n_top_genes")
     from scnb.vae_norms import VAE
@@ -527,12 +535,12 @@ def embed(
         import time
         from scnb.bench import stem
         start = time.perf_counter()
-        z = model.fit(adata, **fit).transform(adata)
+        z = model.fit(adata, **fit).write_to(adata).obsm["X_vae"]
         record = dict(data=stem(input), command=this_command()) | embedding_record(model, adata, z) | dict(seconds=round(time.perf_counter() - start, 2))
         with out: write_embedded(out, adata, model, z, record)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else embedding_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #9ce1002e
+# %% ../nbs/08_cli.ipynb #81cf4594
 def embedding_record(model, adata, z):
     "What is to be said of an embedding."
     from scnb import __version__
@@ -550,7 +558,7 @@ def write_embedded(out, adata, model, z, record):
     import pandas as pd
     from scnb.data import write_h5ad
     path = out.paths["-o"]
-    if path.suffix == ".h5ad": write_h5ad(model.write_to(adata), out.part("-o"))
+    if path.suffix == ".h5ad": write_h5ad(adata, out.part("-o"))
     else: write_text(pd.DataFrame(z, pd.Index(map(str, adata.obs_names), name="Cell"), [f"vae_{i}" for i in range(z.shape[1])]), out.part("-o"), path)
     if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     if "--save" in out.paths: model.save(out.part("--save"))
@@ -561,7 +569,7 @@ def embedding_summary(r, out):
     if "ilisi" in r: lines.append(f"{r['batches']} batches in {r['batch_key']}, mixed (iLISI): {r['ilisi']:.2f}; principal components {r['ilisi_pca']:.2f}, a random deal {r['ilisi_random']:.2f}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #152886b2
+# %% ../nbs/08_cli.ipynb #ab86ae95
 @app.command()
 def contrast(
     input: Input,
@@ -593,7 +601,7 @@ def contrast(
     with keeping(checkpoint): record = contrasted(model, adata, fit, input, label_key, out)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else contrast_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #34e19faa
+# %% ../nbs/08_cli.ipynb #273fb3aa
 def contrastive_model(top, **kw):
     "The model, with its own number of genes unless another was asked for."
     from scnb.contrastivevi import ContrastiveVI
@@ -610,15 +618,15 @@ def contrasted(model, adata, fit, input, label_key, out):
     from scnb.bench import stem
     from scnb.data import write_h5ad
     start = time.perf_counter()
-    model.fit(adata, **fit)
+    model.fit(adata, **fit).write_to(adata)
     record = dict(data=stem(input), command=this_command()) | contrast_record(model, adata, label_key) | dict(seconds=round(time.perf_counter() - start, 2))
     with out:
-        write_h5ad(model.write_to(adata), out.part("-o"))
+        write_h5ad(adata, out.part("-o"))
         if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
         if "--save" in out.paths: model.save(out.part("--save"))
     return record
 
-# %% ../nbs/08_cli.ipynb #cdb57d90
+# %% ../nbs/08_cli.ipynb #4d87b565
 def contrast_record(model, adata, label_key):
     "Sizes, bound, what can be read from which space, and the genes that change most."
     from scnb import __version__
@@ -626,7 +634,7 @@ def contrast_record(model, adata, label_key):
     record = dict(model="contrastivevi", n_cells=adata.n_obs, n_controls=int((groups == 0).sum()), n_targets=int((groups > 0).sum()), targets=model.group_names_[1:], n_genes=model.n_features_in_,
                   n_salient=model.n_salient, n_background=model.n_background, likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
     if "val_elbo" in h: record["held_out_elbo"] = float(h["val_elbo"].max())
-    leak = model.leakage(adata, shared=[] if label_key is None else [label_key], seed=int(model.seed_))
+    leak = model.leakage(adata, shared=[] if label_key is None else [label_key], seed=int(model.seed_), spaces={k: adata.obsm[f"X_{k}"] for k in ("salient", "background")})
     record["leakage"] = {k: {a: None if b is None else round(b, 4) for a, b in v.items()} for k, v in leak.items()}
     top = model.effects(adata).head(20)
     return record | dict(genes={str(g): round(float(v), 4) for g, v in top["log2_fold"].items()})
@@ -639,24 +647,138 @@ def contrast_summary(r, out):
     lines.append(f"most changed genes: {', '.join(list(r['genes'])[:10])}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #7c546695
+# %% ../nbs/08_cli.ipynb #fe306c5e
+def numbers_of_cells(texts):
+    "What `--n` asks for: a number, or {name: number}."
+    from scnb.data import InputError
+    parts = [t.rpartition("=") for t in texts]
+    for t, (_, _, n) in zip(texts, parts):
+        if not re.fullmatch(r"\d+", n.strip()): raise InputError(f"--n {t}: a whole number of cells is needed, or NAME=COUNT")
+    named = {k.strip(): int(n) for k, eq, n in parts if eq}
+    if not named and len(texts) == 1: n = int(texts[0])
+    elif len(named) == len(texts): n = named
+    elif named and len(named) + sum(not eq for _, eq, _ in parts) == len(texts): raise InputError("--n takes one COUNT, or NAME=COUNT as often as needed, not both")
+    else: raise InputError("--n names a class twice, or gives two counts: once each")
+    if not (n if isinstance(n, int) else sum(n.values())): raise InputError("--n asks for no cells: give a number above 0")
+    return n
+
+# %% ../nbs/08_cli.ipynb #c26cc3bd
+@app.command()
+def generate(
+    input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; or none, with --model.", show_default=False)] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.h5ad", help="The generated cells.")] = Path("generated.h5ad"),
+    n: Annotated[Optional[list[str]], _option("--n", metavar="COUNT|NAME=COUNT", help="Cells to make; of a class by name, as often as needed.")] = None,
+    label_key: Annotated[Optional[str], _option("--label-key", metavar="L", help="Column of obs with the classes; without it and with names: clusters 0, 1, ...")] = None,
+    model: Annotated[Optional[Path], _option("--model", metavar="DIR", help="A saved model, in place of IN.")] = None,
+    library: Annotated[Optional[float], _option("--library", min=1, metavar="N", help="Molecules in each cell; default: as in the data.")] = None,
+    preset: Annotated[str, typer.Option(help="counts, or paper: the published numbers (slow).")] = "counts",
+    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="Hold out a third of the cells, judge on them, write what --json prints.")] = None,
+    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
+    max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
+):
+    "Make cells that are not there, and say how real they are."
+    fit = how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
+    asked = wanted(input, output, n, model, label_key=label_key, save=save, checkpoint=checkpoint, metrics=metrics)
+    out = planned(input or model, overwrite, checkpoint, {"-o": output, "--metrics": metrics, "--save": save})
+    import time
+    from scnb.bench import stem
+    start = time.perf_counter()
+    with keeping(checkpoint):
+        if model is not None: made, record = from_saved(model, asked, seed, library)
+        else: made, record, fitted = trained_generator(input, output, asked, label_key, preset, library, metrics is not None, fit, transpose=transpose, allow_non_integer=allow_non_integer)
+        record = dict(data=None if input is None else stem(input), command=this_command()) | record | dict(seed=seed, seconds=round(time.perf_counter() - start, 2))
+        with out:
+            from scnb.data import write_h5ad
+            write_h5ad(made, out.part("-o"))
+            if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            if "--save" in out.paths: fitted.save(out.part("--save"))
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json else generation_summary(record, out))
+
+# %% ../nbs/08_cli.ipynb #d0b0824f
+def wanted(input, output, n, model, **only):
+    "Check the options among themselves; what `--n` asks for."
+    from scnb.data import InputError
+    if (input is None) == (model is None): raise InputError("give one of IN, a file to learn from, and --model DIR, a saved model")
+    if not n: raise InputError("--n is needed: a number of cells, or NAME=COUNT as often as needed")
+    if output.suffix != ".h5ad": raise InputError(f"-o {output}: the name must end with .h5ad")
+    for name, value in only.items():
+        if model is not None and value is not None: raise InputError(f"--{name.replace('_', '-')} does not go with --model: nothing is learned; give IN, or leave it out")
+    return numbers_of_cells(n)
+
+def from_saved(folder, asked, seed, library):
+    "Cells from a saved model."
+    from scnb.cscgan import CscGAN, ScGAN
+    from scnb.data import InputError
+    from scnb.train import load_model
+    model = load_model(folder)
+    if not isinstance(model, ScGAN): raise InputError(f"--model {folder}: it holds a {type(model).__name__}, which does not generate by class; name a folder that scnb generate --save wrote")
+    if isinstance(asked, dict) and not isinstance(model, CscGAN): raise InputError(f"--model {folder}: it was trained without classes: give --n COUNT")
+    return (made := model.generate(asked, seed=seed, library=library)), generation_record(model, made)
+
+def generation_record(model, made):
+    from scnb import __version__
+    classes = {} if not made.obs.shape[1] else {str(k): int(v) for k, v in made.obs.iloc[:, 0].value_counts(sort=False).items() if v}
+    return dict(model=model._name, n_cells=made.n_obs, n_genes=made.n_vars, classes=classes, epochs=len(model.history_), version=__version__)
+
+# %% ../nbs/08_cli.ipynb #782893f1
+def trained_generator(input, output, asked, label_key, preset, library, judged, fit, **reading):
+    "Fit on the file (on two thirds of it, if the cells are to be judged), generate, judge."
+    import numpy as np
+    from scnb.cscgan import CscGAN, ScGAN, judge
+    from scnb.data import InputError, column
+    kw = dict(preset=preset) | ({} if (top := fit.pop("n_top_genes")) == "default" else dict(n_top_genes=top))
+    model = ScGAN(**kw) if label_key is None and not isinstance(asked, dict) else CscGAN(label_key=label_key, **kw)
+    adata, report = opened(input, fit, output, **reading)
+    model._check_params(adata)
+    if label_key is not None and isinstance(asked, dict):
+        known = sorted(set(column(adata, label_key, "classes").dropna().astype(str)))
+        for name in asked:
+            if name not in known: raise InputError(f"--n {name}: obs[{label_key!r}] has no such class: it has {', '.join(known[:12])}")
+    if judged and report.n_cells < 150: raise InputError(f"--metrics: {report.n_cells} cells are too few to hold out a third of them for judging; at least 150 are needed, or leave it out")
+    order = np.random.default_rng(fit["seed"]).permutation(adata.n_obs)
+    held, rows = (np.sort(order[:adata.n_obs // 3]), np.sort(order[adata.n_obs // 3:])) if judged else (None, slice(None))
+    train = adata[rows].copy() if judged else adata
+    made = model.fit(train, **fit).generate(asked, seed=fit["seed"], library=library)
+    record = generation_record(model, made)
+    if judged:
+        fake = made if not isinstance(asked, dict) else model.generate(len(held), seed=fit["seed"], library=library)      # the scores are those of the data's own shares
+        from scnb.data import counts_of
+        from anndata import AnnData
+        plain = lambda a: AnnData(counts_of(a, fit["layer"]), obs=a.obs, var=a.var)
+        record |= dict(realism={k: v for k, v in judge(plain(train), plain(adata[held]), fake, label_key=label_key, seed=fit["seed"]).items() if v is not None and v == v}, n_held_out=len(held))
+    return made, record, model
+
+def generation_summary(r, out):
+    "What a reader wants to know, in a few lines."
+    lines = [f"{r['n_cells']:,} cells made, {r['n_genes']:,} genes" + (f": {', '.join(f'{k} {v:,}' for k, v in r['classes'].items())}" if r["classes"] else "")]
+    if "realism" in r:
+        s = r["realism"]
+        both = lambda k: f"{s[k]:.2f} (real against real {s[k + '_control']:.2f})"
+        lines.append(f"told from {r['n_held_out']:,} held-out real cells: forest AUC {both('rf_auc')}, logistic AUC {both('logistic_auc')}; gene-gene correlation {both('gene_gene')}; nearest to a training cell {both('memory')}")
+    return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
+
+# %% ../nbs/08_cli.ipynb #3c56bad5
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
     output: Annotated[Optional[Path], _option("-o", "--output", metavar="DIR", help="Folder for index.html and clusters.csv.")] = None,
-    n_clusters: K = None, label_key: LabelKey = None, n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto",
+    n_clusters: K = None, label_key: LabelKey = None,
+    condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C", help="Column of obs: what was done to the cell; adds a section on what it changed.")] = None,
+    control: Annotated[Optional[str], _option("--control", metavar="CTRL", help="Its value for cells that were left alone.")] = None,
+    n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto",
     layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False, max_epochs: MaxEpochs = None, precision: Precision = "32-true",
-    transpose: Transpose = None, allow_non_integer: NonInteger = False, fast: Fast = False, as_json: Json = False,
+    transpose: Transpose = None, allow_non_integer: NonInteger = False, fast: Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters; denoising is not judged.")] = False, as_json: Json = False,
 ):
-    "Cluster, and make one page to look at and to pass on."
+    "Make one page about a file, to look at and to pass on."
     from scnb.data import InputError
     if output is None: raise InputError("-o DIR is needed: the folder for index.html and clusters.csv")
     fit = how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
     from scnb.report import make_report
-    with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
+    with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, condition_key=condition_key, control=control, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #05f72e4a
+# %% ../nbs/08_cli.ipynb #ad55f2ea
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -667,7 +789,7 @@ def bench(
     peers: Annotated[bool, typer.Option("--peers", help="speed: measure scvi-tools too, in the environment of `make bench-peers`.")] = False,
     overwrite: Overwrite = False, device: Device = "auto", n_top_genes: TopGenes = None, max_epochs: MaxEpochs = None, as_json: Json = False,
 ):
-    "Run a grid of data sets and seeds, one JSON file per run; or measure speed."
+    "Earn the stored results again: a grid of data and seeds."
     if grid == "speed": return bench_speed(results, peers, overwrite, as_json)
     from scnb import bench as b
     from scnb.train import resolve_device
@@ -680,7 +802,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #1b73728f
+# %% ../nbs/08_cli.ipynb #bd2f3c2f
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -688,7 +810,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #d8133308
+# %% ../nbs/08_cli.ipynb #468445d8
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -715,5 +837,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #752a2814
+# %% ../nbs/08_cli.ipynb #87be8078
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'ContrastiveNet', 'wasserstein', 'mismatch', 'Paired', 'ContrastiveTask', 'ContrastiveVI', 'same_names',
            'check_conditions', 'balanced', 'measure_covariates', 'reading']
 
-# %% ../nbs/06_contrastivevi.ipynb #1bbe3eb7
+# %% ../nbs/06_contrastivevi.ipynb #a6a3d7a6
 import math
 import numpy as np
 import pandas as pd
@@ -14,14 +14,14 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
-from .data import InputError, _codes, _covariates, _on_disk, column, counts_of
+from .data import InputError, _codes, _covariates, _on_disk, column
 from .losses import kl_normal
 from .metrics import latent_auc
-from .nn import GaussianLatent, LIKELIHOODS, NORMS, count_loss, norm_layer, set_generator
-from .train import Fit, Model, adam, child_seed
-from .vae_norms import VAE, Conditioned, ElboTask, LatePlateau, LateStopping, VAENet, expected, late, measure_library, whole
+from .nn import GaussianLatent, count_loss
+from .train import adam, child_seed
+from .vae_norms import Conditioned, ElboTask, LatentModel, VAENet, expected, level_names, measure_library
 
-# %% ../nbs/06_contrastivevi.ipynb #4c66ea27
+# %% ../nbs/06_contrastivevi.ipynb #49bb851a
 class ContrastiveNet(VAENet):
     "A VAE whose latent has a second part, the salient one, which is zero for controls (Weinberger et al. 2023)."
     def __init__(self, n_genes, n_salient=10, n_background=10, n_covariates=0, n_classes=0, n_hidden=128, n_layers=1, norm="batch", groups=None, dropout=.1, n_batches=0, **kw):
@@ -34,7 +34,7 @@ class ContrastiveNet(VAENet):
 
     def gene_axes(self): return super().gene_axes() | {"salient_encoder.layers.0.weight": 1}
 
-# %% ../nbs/06_contrastivevi.ipynb #fe7eec72
+# %% ../nbs/06_contrastivevi.ipynb #0739693f
 @patch
 def posteriors(self:ContrastiveNet, x): # -> z and s, each as (draw, mean, log-variance), each (cells, latent)
     "Both latents of each cell, from its expression and nothing else."
@@ -59,7 +59,7 @@ def forward(self:ContrastiveNet, x, library, b, covariates, target): # target: (
     logits = {} if self.classifier is None else dict(logits=self.classifier(q_s[0]))
     return self.decode(self.together(z, s, covariates), library, b) | dict(kl_z=kl, kl_s=kl_s, q_z=q_z, q_s=q_s) | logits
 
-# %% ../nbs/06_contrastivevi.ipynb #9addee31
+# %% ../nbs/06_contrastivevi.ipynb #20057ea5
 def wasserstein(
     mean, logvar, # of the salient posterior, (cells, latent) each
     control, # (cells,) of bool
@@ -68,7 +68,7 @@ def wasserstein(
     each = (mean.square() + logvar.exp()).sum(1)
     return torch.where(control, each, 0.).sum() / control.sum().clamp(min=1)
 
-# %% ../nbs/06_contrastivevi.ipynb #3f012841
+# %% ../nbs/06_contrastivevi.ipynb #2714baeb
 def mismatch(
     z, # (cells, latent) background means
     group, # (cells,) 0 for controls, 1, 2, ... for target groups
@@ -89,7 +89,7 @@ def mismatch(
     share = n[1:] * (pairs[1:] > 1e-6) * (pairs[0] > 1e-6)           # a group of one cell says nothing
     return (each * share).sum() / share.sum().clamp(min=1e-6)
 
-# %% ../nbs/06_contrastivevi.ipynb #960078a3
+# %% ../nbs/06_contrastivevi.ipynb #97187bb4
 class Paired:
     "Minibatches half of controls, half of targets: each cell of the larger group once an epoch, the smaller group round and round."
     def __init__(self,
@@ -112,7 +112,7 @@ class Paired:
         pairs = self.order()
         for a, b in zip(self.cuts[start:-1], self.cuts[start + 1:]): yield self.batches.take(pairs[a:b].T.ravel())
 
-# %% ../nbs/06_contrastivevi.ipynb #fff74ea2
+# %% ../nbs/06_contrastivevi.ipynb #1e935499
 class ContrastiveTask(ElboTask):
     "Minus the ELBO of controls and targets, and the penalties; KL terms and penalties rise together."
     def __init__(self, module, group, weights, lr=1e-3, warmup=0, seed=0, backend="auto", weight_decay=0., balance=None):
@@ -137,11 +137,11 @@ class ContrastiveTask(ElboTask):
                      batch_match=lambda: mismatch(s[target], b[target], self.balance.to(s.device)[group[target], b[target]]), classifier=lambda: cross_entropy(out["logits"], group))
         return {k: f() for k, f in terms.items() if self.weights[k]}
 
-# %% ../nbs/06_contrastivevi.ipynb #efe9bae4
-class ContrastiveVI(Model):
+# %% ../nbs/06_contrastivevi.ipynb #f0a9a2c3
+class ContrastiveVI(LatentModel):
     "Salient and background variation of perturbed and control cells (Weinberger et al. 2023, doi:10.1038/s41592-023-01955-3)."
-    _name, _max_epochs, _batch_size = "contrastivevi", 400, 256
-    _steps = 2500              # of which the default number of epochs is made
+    _name, _batch_size = "contrastivevi", 256
+    _steps, _least_epochs, _kl = 2500, 40, ("kl_z", "kl_s")      # see `LatentModel`
     _fitted_json, _same = ("batch_names_", "group_names_"), ("library", "norm", "groups")
     def __init__(self, *,
         condition_key, # column of obs: what was done to the cell
@@ -171,20 +171,17 @@ class ContrastiveVI(Model):
         self.batch_key, self.covariate_keys, self.wasserstein, self.match, self.batch_match, self.classifier, self.salient_kl = batch_key, covariate_keys, wasserstein, match, batch_match, classifier, salient_kl
         self.weight_decay, self.n_top_genes, self.warmup, self.lr, self.backend = weight_decay, n_top_genes, warmup, lr, backend
 
-# %% ../nbs/06_contrastivevi.ipynb #ecbf39ea
-@patch
-def _epochs(self:ContrastiveVI, n_cells, batch_size): return int(np.clip(round(self._steps * batch_size / n_cells), 40, self._max_epochs))
-@patch
-def _preprocessing(self:ContrastiveVI, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
+# %% ../nbs/06_contrastivevi.ipynb #c115b6da
+KINDS = ("salient", "background")
+
 @patch
 def _build(self:ContrastiveVI, n_genes):
     names = ("n_salient", "n_background", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "groups", "dropout", "noise", "library")
     return ContrastiveNet(n_genes, **{k: getattr(self, k) for k in names}, n_covariates=len(self.covariate_keys), n_batches=len(self.batch_names_), n_classes=len(self.group_names_) if self.classifier else 0)
 @patch
 def _known(self:ContrastiveVI, view, other=None):
-    levels = lambda key, what: [] if key is None else _codes(column(view, key, what), key)[1]
     control = str(self.control)
-    found = dict(batch_names_=levels(self.batch_key, "batch"), group_names_=[control, *(g for g in levels(self.condition_key, "condition") if g != control)])
+    found = dict(batch_names_=level_names(view, self.batch_key), group_names_=[control, *(g for g in level_names(view, self.condition_key, "condition") if g != control)])
     return found if other is None else {k: same_names(k, v, getattr(other, k)) for k, v in found.items()}
 
 def same_names(name, mine, theirs):
@@ -193,36 +190,26 @@ def same_names(name, mine, theirs):
     return list(theirs)
 
 @patch
-def _fields(self:ContrastiveVI): return dict(covariate_keys=tuple(self.covariate_keys)) | ({} if self.batch_key is None else dict(batch_key=self.batch_key, batch_names=self.batch_names_))
+def _fields(self:ContrastiveVI): return dict(covariate_keys=tuple(self.covariate_keys)) | LatentModel._fields(self)
 @patch
 def _outputs(self:ContrastiveVI, adata): return {"obsm": {f"X_{kind}": self.transform(adata, kind=kind) for kind in KINDS}}
 @patch
 def _groups(self:ContrastiveVI, adata): # -> (cells,) 0 for controls, else the number of the target group
     return torch.from_numpy(_codes(column(adata, self.condition_key, "condition"), self.condition_key, self.group_names_)[0])
 
-KINDS = ("salient", "background")
-for borrowed in ("_drawn", "_as_batch", "_check_batch"): setattr(ContrastiveVI, borrowed, getattr(VAE, borrowed))
-
-# %% ../nbs/06_contrastivevi.ipynb #e681d8fd
+# %% ../nbs/06_contrastivevi.ipynb #cf03534b
 @patch
 def _check_params(self:ContrastiveVI, adata):
-    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, library=("observed", "latent", "size_factor"))
-    for name, low in (("n_salient", 1), ("n_background", 1), ("n_hidden", 1), ("n_layers", 1), ("warmup", 0)): whole(name, getattr(self, name), low)
-    if not 0 <= self.dropout < 1: raise InputError(f"dropout={self.dropout!r}: a share of at least 0 and below 1 is needed")
+    self._check_network("n_salient", "n_background", library=("observed", "latent", "size_factor"))
     for name in ("noise", "wasserstein", "match", "batch_match", "classifier", "salient_kl", "weight_decay"):
         if not 0 <= getattr(self, name) < math.inf: raise InputError(f"{name}={getattr(self, name)!r}: a number from 0 is needed")
-    try: norm_layer(self.norm, self.n_hidden, self.groups)
-    except (ValueError, TypeError) as e: raise InputError(f"n_hidden={self.n_hidden}: {e}") from None
     if _on_disk(adata) is not None: raise InputError("pairs of control and target cells are drawn from memory: read the file whole (without backed)")
     check_conditions(adata, self.condition_key, str(self.control))
     if isinstance(self.covariate_keys, str): raise InputError(f"covariate_keys={self.covariate_keys!r}: give a list of columns, ({self.covariate_keys!r},)")
     _covariates(adata, self.covariate_keys)
-    if self.batch_key is None:
-        if self.batch_match: raise InputError(f"batch_match={self.batch_match} needs a batch_key: name the column of obs that holds the batches")
-        return
+    if self.batch_key is None and self.batch_match: raise InputError(f"batch_match={self.batch_match} needs a batch_key: name the column of obs that holds the batches")
     if self.batch_key == self.condition_key: raise InputError(f"batch_key and condition_key are both {self.batch_key!r}: a batch that is the condition would take the whole effect")
-    names = _codes(column(adata, self.batch_key, "batch"), self.batch_key)[1]
-    if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {names[0]!r}: a condition needs at least two; leave batch_key out")
+    self._check_batches(adata)
 
 def check_conditions(adata, key, control, least=10):
     "An `InputError` if there are no `least` controls, or no targets, or cells of which it is not known."
@@ -232,24 +219,18 @@ def check_conditions(adata, key, control, least=10):
     if n == len(codes): raise InputError(f"obs[{key!r}] is {control!r} for all {n:,} cells: there are no targets to compare with the controls")
     if n < least: raise InputError(f"obs[{key!r}] is {control!r} for {n} cell{'s' * (n != 1)}: at least {least} controls are needed to learn the background")
 
-# %% ../nbs/06_contrastivevi.ipynb #9fba2486
+# %% ../nbs/06_contrastivevi.ipynb #9ebee0bb
 @patch
-def _fit(self:ContrastiveVI, module, fit:Fit)->dict:
-    "Train until the held-out bound no longer improves."
-    epochs, s, group = fit.settings.max_epochs, fit.settings, self._groups(fit.adata)
+def _task(self:ContrastiveVI, module, fit):
+    group = self._groups(fit.adata)
     n_controls = int((group[fit.train] == 0).sum())
-    if not 0 < n_controls < len(fit.train): raise InputError(f"validation={s.validation} leaves {n_controls} controls and {len(fit.train) - n_controls} targets to train on: hold out fewer cells")
-    wait = min(self.warmup, epochs // 2)
+    if not 0 < n_controls < len(fit.train): raise InputError(f"validation={fit.settings.validation} leaves {n_controls} controls and {len(fit.train) - n_controls} targets to train on: hold out fewer cells")
     weights = {k: getattr(self, k) for k in ("wasserstein", "match", "batch_match", "classifier", "salient_kl")}
     balance = balanced(group[fit.train], fit.batches(fit.train, shuffle=False).extras["batch"][fit.train]) if self.batch_match else None
-    task = ContrastiveTask(module, group, weights, self.lr, wait, child_seed(s.seed, "held out"), self.backend, self.weight_decay, balance)
-    task.generators["z"] = fit.generator("z")
-    set_generator(module, task.generators["z"])
-    measure_library(module, fit)
-    measure_covariates(module, fit)
-    watch = [late(LatePlateau(patience=10), wait), late(LateStopping(patience=15), wait)] if s.early_stopping else []
-    fit.stage("train", task, epochs, callbacks=watch)
-    return {}
+    return ContrastiveTask(module, group, weights, **self._elbo_settings(fit), weight_decay=self.weight_decay, balance=balance)
+
+@patch
+def _measure(self:ContrastiveVI, module, fit): measure_library(module, fit); measure_covariates(module, fit)
 
 def balanced(group, batch): # codes (cells,) each -> (groups, batches)
     "Weights of cells with which every batch has the targets in the same proportions."
@@ -264,7 +245,7 @@ def measure_covariates(module, fit):
     c = torch.from_numpy(extras["covariates"][fit.train])
     module.covariate_mean.copy_(c.mean(0)); module.covariate_std.copy_(c.std(0).clamp(min=1e-6))
 
-# %% ../nbs/06_contrastivevi.ipynb #9857abd8
+# %% ../nbs/06_contrastivevi.ipynb #207e495e
 @patch
 def transform(self:ContrastiveVI,
     adata, # AnnData with raw counts of the same genes, by name, in any order; the condition is not looked at
@@ -285,15 +266,10 @@ def elbo(self:ContrastiveVI,
 ): # float, in nats per cell, or (cells,) float32
     "The evidence lower bound: for controls with s = 0 and without its KL term; the higher the better."
     self._check_fitted()
-    whole("n_samples", n_samples, 1)
     target = self._groups(adata) > 0
-    def bound(module, b):
-        outs = [module(*module.fields(b), b.covariates, target.to(b.x.device)[b.index]) for _ in range(n_samples)]
-        return -sum(count_loss(self.likelihood, b.counts, o, reduction="none", backend=self.backend).sum(1) + o["kl_z"] + o["kl_s"] for o in outs) / n_samples
-    each = self._drawn(adata, bound, seed)
-    return each if per_cell else float(each.mean(dtype=np.float64))
+    return self._bound(adata, lambda module, b: module(*module.fields(b), b.covariates, target.to(b.x.device)[b.index]), per_cell, n_samples, seed)
 
-# %% ../nbs/06_contrastivevi.ipynb #4d3e9777
+# %% ../nbs/06_contrastivevi.ipynb #fdcbddb9
 @patch
 def decode(self:ContrastiveVI,
     adata, # AnnData with raw counts; the condition is not looked at
@@ -308,13 +284,9 @@ def decode(self:ContrastiveVI,
         if module.library == "latent": library = module.inferred(library, code)[1]
         (_, z, _), (_, s, _) = module.posteriors(x)
         return expected(module.decode(module.together(z * background, s * salient, b.covariates), library, self._as_batch(batch, b)))
-    mu = self._drawn(adata, decoded, 0)
-    if list(self.recipe_.genes) == list(map(str, adata.var_names)): return mu
-    out = counts_of(adata, self.layer_).toarray()
-    out[:, self.recipe_.match(adata)] = mu
-    return out
+    return self._in_place(adata, self._drawn(adata, decoded, 0))
 
-# %% ../nbs/06_contrastivevi.ipynb #499bb4d3
+# %% ../nbs/06_contrastivevi.ipynb #50f07062
 @patch
 def effects(self:ContrastiveVI,
     adata, # AnnData with raw counts and the condition
@@ -334,7 +306,7 @@ def effects(self:ContrastiveVI,
     t = pd.DataFrame({"log2_fold": np.log2((share[0] + .1) / (share[1] + .1)).mean(0), "with": share[0].mean(0), "without": share[1].mean(0)}, index=pd.Index(self.recipe_.genes, name="gene"))
     return t.reindex(t["log2_fold"].abs().sort_values(ascending=False, kind="stable").index)
 
-# %% ../nbs/06_contrastivevi.ipynb #d131bd4a
+# %% ../nbs/06_contrastivevi.ipynb #60a40c4c
 def reading(
     z, # (cells, latent)
     labels, # (cells,) codes
@@ -353,7 +325,7 @@ def reading(
         return y
     return dict(auc=score(labels), null=float(np.quantile([score(permuted()) for _ in range(n_permutations)], .95)) if n_permutations else None)
 
-# %% ../nbs/06_contrastivevi.ipynb #a084318c
+# %% ../nbs/06_contrastivevi.ipynb #a08439e2
 @patch
 def leakage(self:ContrastiveVI,
     adata, # AnnData with raw counts and the condition; best of cells that were held out
@@ -361,12 +333,14 @@ def leakage(self:ContrastiveVI,
     n_permutations:int=20, # for each null
     max_cells:int=3000, # a sample, where there are more
     seed:int=0, # of sample, folds and permutations
+    spaces:dict=None, # coordinates of all cells by kind, if they are known already
 )->dict: # per question dict(auc, null): "background_condition", "salient_condition", "salient_KEY", "background_KEY"; "salient_norm": dict(control, target)
     "What can be read where it should not be: the condition from the background, shared labels from the salient."
     self._check_fitted()
     rows = np.sort(np.random.default_rng(child_seed(seed, "leakage")).permutation(adata.n_obs)[:max_cells])
     some, ask = adata[rows], dict(n_permutations=n_permutations, seed=seed)
-    s, z, code = self.transform(some), self.transform(some, kind="background"), self._groups(some).numpy()
+    s, z = (self.transform(some, kind=k) if spaces is None else np.asarray(spaces[k])[rows] for k in KINDS)
+    code = self._groups(some).numpy()
     batch = np.zeros(len(code), int) if self.batch_key is None else _codes(column(some, self.batch_key, "batch"), self.batch_key)[0]
     target, norm = code > 0, np.linalg.norm(s, axis=1)
     out = dict(background_condition=reading(z, target.astype(int), batch, **ask), salient_condition=reading(s, target.astype(int), batch, **ask))

@@ -7,7 +7,7 @@ __all__ = ['OPTIMIZERS', 'ACTIVATIONS', 'AE_TYPES', 'NEAREST', 'NETWORK_KWDS', '
            'Squares', 'DenoisingTask', 'DCA', 'dropout_scores', 'precision_recall', 'ae_type_of', 'network_of',
            'training_of', 'dca', 'input_of', 'results_to', 'seed_of', 'audit']
 
-# %% ../nbs/02_dca.ipynb #9bab4413
+# %% ../nbs/02_dca.ipynb #4374907e
 import numpy as np
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from .denoising import audit_of
 from .nn import CountHead, GaussianNoise, count_loss, glorot_, log_mean, mlp, LIKELIHOODS, NORMS
 from .train import EarlyStopping, Model, Plateau, Task
 
-# %% ../nbs/02_dca.ipynb #c21d03c3
+# %% ../nbs/02_dca.ipynb #bc7c817e
 class CountAutoencoder(nn.Module):
     "Encoder, decoder and count head (Eraslan et al. 2019, fig. 1)."
     def __init__(self,
@@ -45,7 +45,7 @@ class CountAutoencoder(nn.Module):
     def decode(self, z, size_factor): return self.head(self.decoder(z), size_factor)
     def forward(self, x, size_factor): return self.decode(self.encode(self.drop(self.noise(x))), size_factor)
 
-# %% ../nbs/02_dca.ipynb #8fea2381
+# %% ../nbs/02_dca.ipynb #181b4c0d
 class CountTask(Task):
     "Reconstruct counts: mean negative log-likelihood per entry."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto"):
@@ -54,7 +54,7 @@ class CountTask(Task):
     def reconstruction(self, batch, out): return count_loss(self.module.head.likelihood, batch.counts, out, self.ridge, backend=self.backend)
     def loss(self, net, batch): return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
 
-# %% ../nbs/02_dca.ipynb #377ad405
+# %% ../nbs/02_dca.ipynb #96d3901b
 def both_sides(v): # number, or (encoder, decoder) -> (encoder, decoder)
     "One number for both sides, or two."
     return (float(v), float(v)) if np.isscalar(v) else tuple(map(float, v))
@@ -87,7 +87,7 @@ class DenoisingTask(CountTask):
 OPTIMIZERS = {o.lower(): getattr(torch.optim, o) for o in ("Adam", "RMSprop", "SGD", "Adamax", "NAdam", "Adagrad", "Adadelta")}
 ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, selu=nn.SELU, gelu=nn.GELU, tanh=nn.Tanh, sigmoid=nn.Sigmoid, softplus=nn.Softplus, linear=nn.Identity, leakyrelu=nn.LeakyReLU, prelu=nn.PReLU)
 
-# %% ../nbs/02_dca.ipynb #038f26de
+# %% ../nbs/02_dca.ipynb #416143a5
 class DCA(Model):
     "Deep count autoencoder: denoises counts (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2)."
     _name, _max_epochs = "dca", 300
@@ -115,10 +115,10 @@ class DCA(Model):
                                 input_dropout=self.input_dropout, activation=ACTIVATIONS[self.activation])
     def _task(self, module, fit): return DenoisingTask(module, self.lr, self.ridge, self.backend, self.l1, self.l2, self.optimizer)
 
-# %% ../nbs/02_dca.ipynb #c3ea1822
+# %% ../nbs/02_dca.ipynb #f7143014
 from fastcore.basics import patch
 
-# %% ../nbs/02_dca.ipynb #8222193a
+# %% ../nbs/02_dca.ipynb #45db38ba
 @patch
 def _check_params(self:DCA, adata):
     self._check_choices(likelihood=LIKELIHOODS, dispersion=("gene", "cell"), norm=NORMS, activation=tuple(ACTIVATIONS), optimizer=tuple(OPTIMIZERS))
@@ -130,25 +130,20 @@ def _check_params(self:DCA, adata):
     for name in ("l1", "l2"):
         if len(v := both_sides(getattr(self, name))) != 2 or min(v) < 0: raise InputError(f"{name}={getattr(self, name)!r}: a number that is not negative is needed, or two: encoder, decoder")
 
-# %% ../nbs/02_dca.ipynb #9bb83a45
+# %% ../nbs/02_dca.ipynb #29d0a603
 @patch
-def _decoded(self:DCA, adata, part, fill):
-    "`part(output, batch)` for every cell and gene, dense float32 (cells, genes); `fill`: for genes the model did not use."
-    values = self._per_cell(adata, lambda module, b: part(module.decode(module.encode(b.x), b.size_factor), b))
-    if len(self.recipe_.genes) == adata.n_vars and list(self.recipe_.genes) == list(adata.var_names): return values
-    out = fill() if callable(fill) else np.full(adata.shape, fill, np.float32)
-    out[:, self.recipe_.match(adata)] = values
-    return out
+def _decoded(self:DCA, adata, part, rest=None):
+    "`part(output, batch)` for every cell and gene, dense float32 (cells, genes); `rest`: for genes the model did not use, None: their counts."
+    return self._in_place(adata, self._per_cell(adata, lambda module, b: part(module.decode(module.encode(b.x), b.size_factor), b)), rest)
 
 @patch
 def _mean(self:DCA, adata):
     "mu of every cell and gene of `adata`, dense float32 (cells, genes)."
-    X = counts_of(adata, self.layer_)
-    mu = self._decoded(adata, lambda out, b: out["mean"] if "mean" in out else log_mean(out).exp(), X.toarray)
-    mu[np.asarray(X.sum(1)).ravel() == 0] = 0
+    mu = self._decoded(adata, lambda out, b: out["mean"] if "mean" in out else log_mean(out).exp())
+    mu[np.asarray(counts_of(adata, self.layer_).sum(1)).ravel() == 0] = 0
     return mu
 
-# %% ../nbs/02_dca.ipynb #78e94e25
+# %% ../nbs/02_dca.ipynb #61870ec4
 @patch
 def theta(self:DCA,
     adata=None, # AnnData with counts; needed for dispersion="cell"
@@ -173,7 +168,7 @@ def _check_zinb(self:DCA):
     self._check_fitted()
     if self.likelihood != "zinb": raise InputError(f"likelihood={self.likelihood!r} has no dropout probability: fit with likelihood='zinb'")
 
-# %% ../nbs/02_dca.ipynb #1e98bad3
+# %% ../nbs/02_dca.ipynb #cea1a7db
 @patch
 def dropout_probability(self:DCA,
     adata, # AnnData with counts
@@ -187,7 +182,7 @@ def dropout_probability(self:DCA,
     p[np.asarray(counts_of(adata, self.layer_).sum(1)).ravel() == 0] = 0
     return p
 
-# %% ../nbs/02_dca.ipynb #f6310c8c
+# %% ../nbs/02_dca.ipynb #6de207cd
 @patch
 def denoise(self:DCA,
     adata, # AnnData with counts
@@ -199,9 +194,12 @@ def denoise(self:DCA,
     if impute not in ("all", "zeros"): raise InputError(f"impute={impute!r} is not known: use 'all' or 'zeros'")
     if not 0 <= pi_threshold <= 1: raise InputError(f"pi_threshold={pi_threshold!r}: a probability, from 0 to 1, is needed")
     if impute == "zeros": self._check_zinb()
-    mu = self._mean(adata)
-    if impute == "all": return mu
-    return np.where(self.dropout_probability(adata) > pi_threshold, mu, counts_of(adata, self.layer_).toarray())
+    return self._mean(adata) if impute == "all" else self._filled(adata, self.dropout_probability(adata) > pi_threshold)
+
+@patch
+def _filled(self:DCA, adata, lost): # lost: (cells, genes) of bool
+    "Counts, with mu in place of those that were lost."
+    return np.where(lost, self._mean(adata), counts_of(adata, self.layer_).toarray())
 
 @patch
 def _outputs(self:DCA, adata):
@@ -220,7 +218,7 @@ def write_to(self:DCA,
     if pi: adata.layers[f"{key_added or self._name}_pi"] = layer
     return adata
 
-# %% ../nbs/02_dca.ipynb #b325952c
+# %% ../nbs/02_dca.ipynb #f4f88d85
 def dropout_scores(
     truth, # true counts (cells, genes)
     observed, # measured counts
@@ -236,7 +234,7 @@ def precision_recall(truth, observed, probability, thresholds=(.05, .1, .2, .3, 
     "`dropout_scores` at each threshold of the dropout probability."
     return pd.DataFrame([dict(threshold=t) | dropout_scores(truth, observed, probability > t) for t in thresholds])
 
-# %% ../nbs/02_dca.ipynb #70b89a9f
+# %% ../nbs/02_dca.ipynb #bfaa5ce4
 AE_TYPES = {"normal": ("mse", "gene"), "poisson": ("poisson", "gene"), "nb": ("nb", "gene"), "nb-conddisp": ("nb", "cell"), "zinb": ("zinb", "gene"), "zinb-conddisp": ("zinb", "cell")}
 NEAREST = {"nb-shared": "nb-conddisp", "nb-fork": "nb-conddisp", "zinb-shared": "zinb-conddisp", "zinb-fork": "zinb-conddisp", "zinb-elempi": "zinb-conddisp"}     # networks of the original that are not built here
 
@@ -250,7 +248,7 @@ def ae_type_of(name): # -> likelihood, dispersion
     if key not in AE_TYPES: raise InputError(f"ae_type={name!r} is not known: use one of {', '.join(map(repr, AE_TYPES))}")
     return AE_TYPES[key]
 
-# %% ../nbs/02_dca.ipynb #7354663b
+# %% ../nbs/02_dca.ipynb #851ab07a
 NETWORK_KWDS = dict(l1_coef="l1", l2_coef="l2", ridge="ridge", input_dropout="input_dropout")       # name in the original -> name here
 
 def network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds): # -> arguments of `DCA`
@@ -266,7 +264,7 @@ def network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds): 
     if unknown := set(kwds) - set(NETWORK_KWDS): raise InputError(f"network_kwds: {', '.join(sorted(unknown))} not known; there are {', '.join((*NETWORK_KWDS, 'l1_enc_coef', 'l2_enc_coef'))}")
     return out | {NETWORK_KWDS[k]: v for k, v in kwds.items()}
 
-# %% ../nbs/02_dca.ipynb #36d23ad4
+# %% ../nbs/02_dca.ipynb #7b0c9d99
 def training_of(epochs, reduce_lr, early_stop, batch_size, optimizer, learning_rate, threads, verbose, kwds): # -> optimizer, learning rate, patiences, threads, arguments of `fit`
     "The training's arguments, translated; `training_kwds` may hold any of them again."
     t = dict(epochs=epochs, reduce_lr=reduce_lr, early_stop=early_stop, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, threads=threads, verbose=verbose)
@@ -285,7 +283,7 @@ class _Dropin(DCA):
         fit.stage("train", self._task(module, fit), fit.settings.max_epochs, callbacks=watch)
         return {}
 
-# %% ../nbs/02_dca.ipynb #424859eb
+# %% ../nbs/02_dca.ipynb #3758624b
 def dca(
     adata, # AnnData with counts in X, or in layers["counts"]
     mode="denoise", # "denoise": X becomes the denoised counts; "latent": obsm["X_dca"]; "full": both
@@ -315,7 +313,7 @@ def dca(
         results_to(adata, view, model, mode, return_info)
     return (adata, model) if copy and return_model else adata if copy else model if return_model else None
 
-# %% ../nbs/02_dca.ipynb #e49da86a
+# %% ../nbs/02_dca.ipynb #23b49c43
 def input_of(adata, normalize_per_cell, scale, log1p): # -> prepared AnnData of the counts
     "The counts, prepared as the flags say; nothing of the caller's is touched."
     import anndata
@@ -347,7 +345,7 @@ def seed_of(random_state): # -> int
     if hasattr(random_state, "integers"): return int(random_state.integers(2**31 - 1))
     return int(random_state)
 
-# %% ../nbs/02_dca.ipynb #aacfe76b
+# %% ../nbs/02_dca.ipynb #441710fb
 def audit(
     adata, # AnnData with counts
     model:DCA=None, # an unfitted model with the settings to be judged; default: `DCA()`

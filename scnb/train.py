@@ -12,7 +12,7 @@ __all__ = ['log', 'NAME_COLUMNS', 'LEAST_KNOWN', 'PROMISES', 'child_seed', 'own_
            'table_from_json', 'to_json', 'from_json', 'load_model', 'model_meta', 'loaded', 'own_class', 'stoppers',
            'promise', 'Case', 'check_model']
 
-# %% ../nbs/01a_train.ipynb #1c191cb6
+# %% ../nbs/01a_train.ipynb #a9388205
 import contextlib, copy, hashlib, importlib, inspect, json, logging, math, os, re, shutil, signal, tempfile, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ from fastcore.basics import patch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from . import __version__
-from .data import InputError, Recipe, _occurrences, _on_disk, batches, canonical_order, check_counts, data_hash, genes_hash, kept_threads, params_of, prepared
+from .data import InputError, Recipe, _occurrences, _on_disk, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, params_of, prepared
 
-# %% ../nbs/01a_train.ipynb #41fc4c58
+# %% ../nbs/01a_train.ipynb #21a5f2ec
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #42529bc5
+# %% ../nbs/01a_train.ipynb #a6019cc5
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -36,7 +36,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #ba20a636
+# %% ../nbs/01a_train.ipynb #354f02ef
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -44,7 +44,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #17f2d1d6
+# %% ../nbs/01a_train.ipynb #a71652f6
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -59,7 +59,7 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #f7933d6b
+# %% ../nbs/01a_train.ipynb #c8d61307
 def as_it_is(data): return data
 
 def mixed_precision(precision, kind):
@@ -69,7 +69,7 @@ def mixed_precision(precision, kind):
     plugin.convert_input = as_it_is
     return plugin
 
-# %% ../nbs/01a_train.ipynb #cd037848
+# %% ../nbs/01a_train.ipynb #74f89282
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
@@ -86,7 +86,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #2a0b9275
+# %% ../nbs/01a_train.ipynb #d564939b
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -102,16 +102,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #6ae354b6
+# %% ../nbs/01a_train.ipynb #6860a3bd
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #e5cbbff7
+# %% ../nbs/01a_train.ipynb #571b7b9c
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #d79840f2
+# %% ../nbs/01a_train.ipynb #7754aad1
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -144,7 +144,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #12a27cfb
+# %% ../nbs/01a_train.ipynb #7471fdf5
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -183,7 +183,7 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     if 0 < self.clip < norm < math.inf: torch.nn.utils.clip_grads_with_norm_(params, self.clip, norm)   # multiplies only where it must
     return norm.item()
 
-# %% ../nbs/01a_train.ipynb #b9f6b1db
+# %% ../nbs/01a_train.ipynb #519035cb
 @patch
 def add(self:Loop, parts, n, prefix=""):
     for k, v in parts.items():
@@ -207,7 +207,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #b295dc84
+# %% ../nbs/01a_train.ipynb #eafb0440
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -223,7 +223,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #c17c5cd8
+# %% ../nbs/01a_train.ipynb #d8e46f45
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -234,14 +234,14 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #7fae1fe7
+# %% ../nbs/01a_train.ipynb #71f963bb
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #8d5f112f
+# %% ../nbs/01a_train.ipynb #7b653078
 class Clock(Callback):
     "When each stage began and when its epochs ended."
     def __init__(self): self.times = {}
@@ -252,7 +252,7 @@ class Clock(Callback):
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
-# %% ../nbs/01a_train.ipynb #c9743626
+# %% ../nbs/01a_train.ipynb #8eccab3f
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -269,7 +269,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #a37e8937
+# %% ../nbs/01a_train.ipynb #e946ed3f
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -281,7 +281,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #0f491358
+# %% ../nbs/01a_train.ipynb #23793bce
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -314,7 +314,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #6a8f4db8
+# %% ../nbs/01a_train.ipynb #e84394fb
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -335,7 +335,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #513c90c3
+# %% ../nbs/01a_train.ipynb #b7b4efcc
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -344,7 +344,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #c9ce9015
+# %% ../nbs/01a_train.ipynb #c9f092c0
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -360,7 +360,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #13c1fa63
+# %% ../nbs/01a_train.ipynb #bb3868de
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -387,7 +387,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #94b59dff
+# %% ../nbs/01a_train.ipynb #a4f29750
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left, self.good = tries, factor, tries, None
@@ -409,7 +409,7 @@ class Guard(Callback):
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #4b216523
+# %% ../nbs/01a_train.ipynb #fea8b3f1
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -430,7 +430,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, ValueError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #a85af5a3
+# %% ../nbs/01a_train.ipynb #f7b6e7d5
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -457,7 +457,7 @@ class Memory:
         part = lambda p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
         if meta["running"]: self.running = meta["running"], (part("loop."), meta["loop"]), (part("good."), meta["good"]) if meta.get("good") else None
 
-# %% ../nbs/01a_train.ipynb #686a4d79
+# %% ../nbs/01a_train.ipynb #44a969cd
 @patch
 def restore(self:Memory, loop):
     "Bring `loop` to where the checkpoint left it, if it was saved while this stage was running."
@@ -478,7 +478,7 @@ def save(self:Memory, loop=None):
     write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
         running=loop.stage if loop is not None else None, loop=meta, good=good, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #9f2bcc40
+# %% ../nbs/01a_train.ipynb #360f0a0a
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -492,7 +492,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #0c02ecad
+# %% ../nbs/01a_train.ipynb #0c3452c5
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -505,7 +505,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #30e3bc40
+# %% ../nbs/01a_train.ipynb #24914532
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -523,7 +523,7 @@ class Settings:
         self.seed = int(self.seed)
         if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
-# %% ../nbs/01a_train.ipynb #dfd1bfea
+# %% ../nbs/01a_train.ipynb #f3ed30ec
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -558,7 +558,7 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #b5ea7b71
+# %% ../nbs/01a_train.ipynb #f9101dae
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
@@ -583,7 +583,7 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop
 
-# %% ../nbs/01a_train.ipynb #6384280b
+# %% ../nbs/01a_train.ipynb #dbb49f4a
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
@@ -604,7 +604,7 @@ class Model(BaseEstimator):
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #bf6fb396
+# %% ../nbs/01a_train.ipynb #2df3faa1
 @patch
 def fit(self:Model,
     adata, # AnnData with raw counts
@@ -636,7 +636,7 @@ def fit(self:Model,
     with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
     return self
 
-# %% ../nbs/01a_train.ipynb #04f19e4f
+# %% ../nbs/01a_train.ipynb #3ce6cae7
 @patch
 def _finish(self:Model, fitted):
     "Take over what `_train` returned, perhaps from another process."
@@ -646,7 +646,7 @@ def _finish(self:Model, fitted):
     self.module_.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
     self.module_.eval()
 
-# %% ../nbs/01a_train.ipynb #9fdc86da
+# %% ../nbs/01a_train.ipynb #c54d9fcc
 def same_parameters(model, other):
     "An `InputError` where weights would fit but mean something else."
     for name in model._same:
@@ -670,7 +670,7 @@ def _train(fabric, model, view, settings):
     return dict(weights=weights, recipe_=fit.recipe, history_=pd.DataFrame(memory.rows), layer_=settings.layer, seed_=settings.seed,
         device_=settings.device, n_features_in_=len(fit.recipe.genes), version_=__version__, transfer_=transfer) | known | extra
 
-# %% ../nbs/01a_train.ipynb #e51967bd
+# %% ../nbs/01a_train.ipynb #b70c192e
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
@@ -693,7 +693,7 @@ def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #560e557e
+# %% ../nbs/01a_train.ipynb #54d5120e
 def plain_name(name): # -> the name without case and version
     "A gene's name in capitals, without an Ensembl version."
     return re.sub(r"^(ENS[A-Z]*[0-9]+)[.][0-9]+$", r"\1", str(name).strip().upper())
@@ -713,7 +713,7 @@ def match_names(
     found[a[both]] = b[both]
     return found
 
-# %% ../nbs/01a_train.ipynb #c8a3d177
+# %% ../nbs/01a_train.ipynb #87aad618
 NAME_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol")
 
 def known_genes(
@@ -726,7 +726,7 @@ def known_genes(
     by = max(found, key=lambda k: (found[k] >= 0).sum())
     return found[by], by
 
-# %% ../nbs/01a_train.ipynb #6841b41a
+# %% ../nbs/01a_train.ipynb #93ce9413
 LEAST_KNOWN = 0.5      # share of the smaller gene list that must match
 
 def fitted_model(
@@ -747,7 +747,7 @@ def enough_known(n, new, old):
         raise InputError(f"init_from knows too few of these genes: {n:,} of the {new:,} genes to train on are among the {old:,} of the model, "
                          f"and {LEAST_KNOWN:.0%} of the smaller number are needed; check that the names are of one kind (symbols or identifiers), or start without it")
 
-# %% ../nbs/01a_train.ipynb #c721e479
+# %% ../nbs/01a_train.ipynb #17b3c547
 def start_from(
     module, # a new network
     var:pd.DataFrame, # the genes it is made for, one row for each, in order
@@ -770,7 +770,7 @@ def start_from(
     log.info("init_from: %s", told(note))
     return note
 
-# %% ../nbs/01a_train.ipynb #685fa476
+# %% ../nbs/01a_train.ipynb #4b032add
 def _taken(mine, theirs, axis, new, old):
     "A parameter for the new network: `theirs` where it has no genes, else with the rows or columns `old` put at `new`."
     if axis is None: return theirs.clone()
@@ -782,7 +782,7 @@ def told(note):
     return (f"{note['matched']:,} of {note['genes']:,} genes are known to the model ({note['model_genes']:,} genes), matched by {note['by']}"
             + (f", {note['matched'] - note['same_name']:,} of them by other spelling" if note["same_name"] < note["matched"] else ""))
 
-# %% ../nbs/01a_train.ipynb #175cd3ab
+# %% ../nbs/01a_train.ipynb #65292969
 def _prepared(self, adata, layer, other):
     "`prepared` data; starting from `other`, the genes it knows are chosen before the most variable ones."
     kw = self._preprocessing(adata)
@@ -795,7 +795,7 @@ def _prepared(self, adata, layer, other):
 
 Model._prepared = _prepared
 
-# %% ../nbs/01a_train.ipynb #6cac731d
+# %% ../nbs/01a_train.ipynb #491c22dc
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -824,7 +824,20 @@ def transform(self:Model,
 @patch
 def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #b2136713
+# %% ../nbs/01a_train.ipynb #49ad6c1f
+@patch
+def _in_place(self:Model,
+    adata, # AnnData with raw counts
+    values, # (cells, the model's genes), float32
+    rest=None, # for the other genes; None: their counts
+)->np.ndarray: # (cells, genes of the file), float32
+    "`values` where the model's genes are in `adata`."
+    if list(self.recipe_.genes) == list(map(str, adata.var_names)): return values
+    out = counts_of(adata, self.layer_).toarray() if rest is None else np.full(adata.shape, rest, np.float32)
+    out[:, self.recipe_.match(adata)] = values
+    return out
+
+# %% ../nbs/01a_train.ipynb #872a0212
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -840,7 +853,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #eebff9b5
+# %% ../nbs/01a_train.ipynb #6b928ded
 def put_folder(part, path):
     "Rename the folder `part` to `path`; one that is there is moved aside first and removed last."
     umask = os.umask(0); os.umask(umask)
@@ -853,7 +866,7 @@ def put_folder(part, path):
         raise
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #43b91b32
+# %% ../nbs/01a_train.ipynb #50cc3fb1
 @patch
 def save(self:Model,
     path, # folder to make
@@ -878,7 +891,7 @@ def save(self:Model,
         put_folder(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #f79bab7a
+# %% ../nbs/01a_train.ipynb #07919e48
 def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
 
 def table_from_json(t): return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
@@ -892,7 +905,7 @@ def to_json(v):
 
 def from_json(v): return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #795ec4dd
+# %% ../nbs/01a_train.ipynb #a764d93e
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -929,7 +942,7 @@ def loaded(path, cls=None):
     model.device_, model.n_features_in_, model.transfer_ = meta["device"], len(model.recipe_.genes), meta.get("transfer")
     return model
 
-# %% ../nbs/01a_train.ipynb #54d40637
+# %% ../nbs/01a_train.ipynb #41f2a5b3
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
@@ -948,7 +961,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #635072f0
+# %% ../nbs/01a_train.ipynb #e6ca29cd
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -959,7 +972,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #354daced
+# %% ../nbs/01a_train.ipynb #88e711e8
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -978,7 +991,7 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #c4386459
+# %% ../nbs/01a_train.ipynb #816ee868
 @promise("the constructor takes keywords and only stores them")
 def _(c):
     from sklearn.base import clone
@@ -995,14 +1008,17 @@ def _(c):
 
 @promise("fit leaves the caller's data and random state alone")
 def _(c):
-    a = c.adata.copy()
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    c.fit(a)
+    a, before = c.adata.copy(), (torch.get_rng_state(), np.random.get_state())
+    try:
+        torch.manual_seed(271828), np.random.seed(271828)       # a state that no fit so far can have left behind
+        torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+        c.fit(a)
+        assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all(), "It seeds or draws from the whole process's generators"
+    finally: torch.set_rng_state(before[0]), np.random.set_state(before[1])
     assert list(a.obs) == list(c.adata.obs) and list(a.var) == list(c.adata.var) and set(a.uns) == set(c.adata.uns) and set(a.layers) == set(c.adata.layers)
     assert (a.X != c.adata.X).nnz == 0
-    assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all()
 
-# %% ../nbs/01a_train.ipynb #5e999cb0
+# %% ../nbs/01a_train.ipynb #3042b91f
 @promise("same seed, same bits; another seed, another result")
 def _(c):
     assert np.array_equal(c.first, c.embed())
@@ -1029,7 +1045,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #03ed4445
+# %% ../nbs/01a_train.ipynb #2103919d
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -1049,7 +1065,7 @@ def _(c):
     except InputError as e: assert str(gone) in str(e)
     else: assert False, "a missing gene went unnoticed"
 
-# %% ../nbs/01a_train.ipynb #0768ee85
+# %% ../nbs/01a_train.ipynb #834ff9f9
 @promise("write_to adds keys that carry the model's name, and the file round-trips")
 def _(c):
     import anndata
@@ -1072,7 +1088,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #1267f0f3
+# %% ../nbs/01a_train.ipynb #49c7218d
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes

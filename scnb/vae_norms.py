@@ -4,21 +4,20 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'INPUTS', 'Conditioned', 'VAENet', 'row_sums', 'ElboTask', 'Waiting', 'LateStopping', 'LatePlateau',
-           'late', 'VAE', 'whole', 'measure_library', 'expected', 'draw_counts']
+           'late', 'LatentModel', 'level_names', 'VAE', 'whole', 'measure_library', 'expected', 'draw_counts']
 
-# %% ../nbs/04_vae_norms.ipynb #b0af42ac
-import math
+# %% ../nbs/04_vae_norms.ipynb #a7d08786
 import numpy as np
 import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import log_softmax
-from .data import InputError, _codes, column, counts_of
+from .data import InputError, _codes, column
 from .losses import kl_normal
 from .nn import CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss, log_mean, mlp, norm_layer, set_generator
 from .train import EarlyStopping, Fit, Model, Plateau, Task, child_seed, log
 
-# %% ../nbs/04_vae_norms.ipynb #8b3e324f
+# %% ../nbs/04_vae_norms.ipynb #b3eca884
 class Conditioned(nn.Module):
     "An MLP whose first layer may also see the batch: the same as a one-hot code beside its input."
     def __init__(self,
@@ -37,7 +36,7 @@ class Conditioned(nn.Module):
         h = self.layers[0](h)
         return self.layers[1:](h if self.batch is None else h + self.batch(b))
 
-# %% ../nbs/04_vae_norms.ipynb #7bc2bd89
+# %% ../nbs/04_vae_norms.ipynb #62731702
 class VAENet(nn.Module):
     "Encoder, Gaussian latent, decoder and count head (Lopez et al. 2018)."
     def __init__(self, n_genes, n_latent=10, n_hidden=128, n_layers=1, likelihood="zinb", dispersion="gene", norm="batch", dropout=.1, library="observed", inputs="scaled", noise=0., n_batches=0, encode_batch=False, groups=None):
@@ -55,7 +54,7 @@ class VAENet(nn.Module):
         "What belongs to single genes, for `init_from`."
         return {"encoder.layers.0.weight": 1} | ({"depth.layers.0.weight": 1} if self.library == "latent" else {}) | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}
 
-# %% ../nbs/04_vae_norms.ipynb #f614a047
+# %% ../nbs/04_vae_norms.ipynb #e14ec640
 def row_sums(x): # sparse CSR (cells, genes) -> (cells,)
     "Sum of each row."
     at = torch.repeat_interleave(torch.arange(len(x), device=x.device), x.crow_indices().diff())
@@ -81,7 +80,7 @@ def decode(self:VAENet, z, library, b=None): # (cells, latent), (cells,), (cells
     if self.library in ("size_factor", "none"): return out
     return out | dict(log_mu=log_softmax(out["log_mu"], 1), limits=None)      # shares of the library, sum one
 
-# %% ../nbs/04_vae_norms.ipynb #10575842
+# %% ../nbs/04_vae_norms.ipynb #86c661e5
 @patch
 def inferred(self:VAENet, x, b=None): # log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each (cells,)
     "The library size from the cell: log-normal, in units of its prior's mean and deviation."
@@ -99,7 +98,7 @@ def forward(self:VAENet, x, library, b=None): # -> parameters of the counts, and
         kl = kl + more
     return self.decode(z, library, b) | dict(kl=kl)
 
-# %% ../nbs/04_vae_norms.ipynb #b6996ff2
+# %% ../nbs/04_vae_norms.ipynb #541915b0
 class ElboTask(Task):
     "Minus the ELBO, per entry; the weight of its KL term rises to one in `warmup` epochs."
     def __init__(self, module, lr=1e-3, warmup=0, seed=0, backend="auto"):
@@ -119,7 +118,7 @@ class ElboTask(Task):
         try: return self.loss(net, batch, beta=1.)
         finally: set_generator(self.module, kept)
 
-# %% ../nbs/04_vae_norms.ipynb #f3d57667
+# %% ../nbs/04_vae_norms.ipynb #0619a9c1
 class Waiting:
     "A callback that does not look at the first `wait` epochs."
     wait = 0
@@ -131,12 +130,25 @@ class LatePlateau(Waiting, Plateau): pass
 
 def late(callback, wait): callback.wait = wait; return callback
 
-# %% ../nbs/04_vae_norms.ipynb #98210a5f
-class VAE(Model):
+# %% ../nbs/04_vae_norms.ipynb #4808e674
+class LatentModel(Model):
+    "What `VAE` and `ContrastiveVI` share: counts decoded from Gaussian latents, and a bound to train on."
+    _max_epochs, _fitted_json = 400, ("batch_names_",)
+    _steps, _least_epochs = 3200, 20      # of which the default number of epochs is made, and its floor
+    _kl = ("kl",)                         # what the network calls its KL terms
+    def _epochs(self, n_cells, batch_size): return int(np.clip(round(self._steps * batch_size / n_cells), self._least_epochs, self._max_epochs))
+    def _preprocessing(self, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
+    def _fields(self): return {} if self.batch_key is None else dict(batch_key=self.batch_key, batch_names=self.batch_names_)
+
+def level_names(adata, key, what="batch"):
+    "The levels of a column of obs, in order; none without a column."
+    return [] if key is None else _codes(column(adata, key, what), key)[1]
+
+# %% ../nbs/04_vae_norms.ipynb #96064428
+class VAE(LatentModel):
     "Variational autoencoder of counts (Kingma & Welling 2014; Lopez et al. 2018, doi:10.1038/s41592-018-0229-2)."
-    _name, _max_epochs, _batch_size = "vae", 400, 128
-    _steps = 3200              # of which the default number of epochs is made
-    _fitted_json, _same = ("batch_names_",), ("library", "inputs", "norm", "groups")
+    _name, _batch_size = "vae", 128
+    _same = ("library", "inputs", "norm", "groups")
     def __init__(self, *,
         n_latent=10, # dimensions of z
         n_hidden=128, # width of hidden layers
@@ -160,59 +172,79 @@ class VAE(Model):
         self.norm, self.groups, self.dropout, self.noise, self.library, self.inputs = norm, groups, dropout, noise, library, inputs
         self.batch_key, self.encode_batch, self.n_top_genes, self.warmup, self.lr, self.backend = batch_key, encode_batch, n_top_genes, warmup, lr, backend
 
-    def _epochs(self, n_cells, batch_size): return int(np.clip(round(self._steps * batch_size / n_cells), 20, self._max_epochs))
-    def _build(self, n_genes):
-        names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "dropout", "library", "inputs", "encode_batch", "groups")
-        noise = (1.5 if self.inputs == "scaled" else 0.) if self.noise is None else self.noise
-        return VAENet(n_genes, **{k: getattr(self, k) for k in names}, noise=noise, n_batches=len(self.batch_names_))
-    def _preprocessing(self, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
-    def _known(self, view, other=None):
-        names = [] if self.batch_key is None else _codes(column(view, self.batch_key, "batch"), self.batch_key)[1]
-        if other is None: return dict(batch_names_=names)
-        if set(names) != set(other.batch_names_): raise InputError(f"init_from was trained with the batches {other.batch_names_}, these data have {names}: start without it, or leave batch_key out of both")
-        return dict(batch_names_=list(other.batch_names_))                 # in its order, which is that of its vectors
-    def _fields(self): return {} if self.batch_key is None else dict(batch_key=self.batch_key, batch_names=self.batch_names_)
-    def _outputs(self, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
+# %% ../nbs/04_vae_norms.ipynb #a96576de
+@patch
+def _build(self:VAE, n_genes):
+    names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "dropout", "library", "inputs", "encode_batch", "groups")
+    noise = (1.5 if self.inputs == "scaled" else 0.) if self.noise is None else self.noise
+    return VAENet(n_genes, **{k: getattr(self, k) for k in names}, noise=noise, n_batches=len(self.batch_names_))
 
-# %% ../nbs/04_vae_norms.ipynb #e2a70792
-LIBRARIES, INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
+@patch
+def _known(self:VAE, view, other=None):
+    names = level_names(view, self.batch_key)
+    if other is None: return dict(batch_names_=names)
+    if set(names) != set(other.batch_names_): raise InputError(f"init_from was trained with the batches {other.batch_names_}, these data have {names}: start without it, or leave batch_key out of both")
+    return dict(batch_names_=list(other.batch_names_))                 # in its order, which is that of its vectors
 
-# %% ../nbs/04_vae_norms.ipynb #d6708cec
+@patch
+def _outputs(self:VAE, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
+
+# %% ../nbs/04_vae_norms.ipynb #20479aba
 def whole(name, v, low):
     "An `InputError` unless `v` is a whole number of at least `low`."
     if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low: raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
 
 @patch
-def _check_own(self:VAE):
-    "What can be said without data."
-    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, library=LIBRARIES, inputs=INPUTS)
-    for name, low in (("n_latent", 1), ("n_hidden", 1), ("n_layers", 1), ("warmup", 0)): whole(name, getattr(self, name), low)
+def _check_network(self:LatentModel, *dims, **choices): # names of the numbers of dimensions; further parameters and what they may be
+    "What can be said of the network without data."
+    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, **choices)
+    for name in (*dims, "n_hidden", "n_layers", "warmup"): whole(name, getattr(self, name), int(name != "warmup"))
     if not 0 <= self.dropout < 1: raise InputError(f"dropout={self.dropout!r}: a share of at least 0 and below 1 is needed")
     if self.groups is not None: whole("groups", self.groups, 1)
     try: norm_layer(self.norm, self.n_hidden, self.groups)
     except ValueError as e: raise InputError(f"n_hidden={self.n_hidden}: {e}") from None
+
+@patch
+def _check_batches(self:LatentModel, adata):
+    "An `InputError` if a column of batches is named and holds fewer than two, or none for some cell."
+    if self.batch_key is None: return
+    names = level_names(adata, self.batch_key)
+    if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs at least two; leave batch_key out")
+
+# %% ../nbs/04_vae_norms.ipynb #f7a7dead
+LIBRARIES, INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
+
+@patch
+def _check_own(self:VAE):
+    "What can be said without data."
+    self._check_network("n_latent", library=LIBRARIES, inputs=INPUTS)
     if self.encode_batch and self.batch_key is None: raise InputError("encode_batch=True needs a batch_key: name the column of obs that holds the batches")
 
 @patch
-def _check_params(self:VAE, adata):
-    self._check_own()
-    if self.batch_key is None: return
-    names = _codes(column(adata, self.batch_key, "batch"), self.batch_key)[1]
-    if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs at least two; leave batch_key out")
+def _check_params(self:VAE, adata): self._check_own(); self._check_batches(adata)
 
-# %% ../nbs/04_vae_norms.ipynb #f7d9aa81
+# %% ../nbs/04_vae_norms.ipynb #f0746600
 @patch
-def _fit(self:VAE, module, fit:Fit)->dict:
+def _fit(self:LatentModel, module, fit:Fit)->dict:
     "Train until the held-out ELBO no longer improves; the KL term has its full weight before anything is judged."
-    epochs, s = fit.settings.max_epochs, fit.settings
-    wait = min(self.warmup, epochs // 2)
-    task = ElboTask(module, self.lr, wait, child_seed(s.seed, "held out"), self.backend)
+    task = self._task(module, fit)
     task.generators["z"] = fit.generator("z")
     set_generator(module, task.generators["z"])
-    measure_library(module, fit)
-    watch = [late(LatePlateau(patience=10), wait), late(LateStopping(patience=15), wait)] if s.early_stopping else []
-    fit.stage("train", task, epochs, callbacks=watch)
+    self._measure(module, fit)
+    watch = [late(LatePlateau(patience=10), task.warmup), late(LateStopping(patience=15), task.warmup)] if fit.settings.early_stopping else []
+    fit.stage("train", task, fit.settings.max_epochs, callbacks=watch)
     return {}
+
+@patch
+def _elbo_settings(self:LatentModel, fit:Fit): # -> dict, arguments of `ElboTask`
+    return dict(lr=self.lr, warmup=min(self.warmup, fit.settings.max_epochs // 2), seed=child_seed(fit.settings.seed, "held out"), backend=self.backend)
+
+@patch
+def _task(self:VAE, module, fit): return ElboTask(module, **self._elbo_settings(fit))
+
+# %% ../nbs/04_vae_norms.ipynb #bc8166eb
+@patch
+def _measure(self:LatentModel, module, fit): measure_library(module, fit)
 
 def measure_library(module, fit):
     "Mean and variance of the log library sizes of each batch, and its share of the cells."
@@ -227,9 +259,9 @@ def measure_library(module, fit):
         if len(mine) < 10: mine = log_n                                   # too few for a spread of their own
         module.library_mean[b], module.library_var[b] = float(mine.mean()), max(float(mine.var()), 1e-4)
 
-# %% ../nbs/04_vae_norms.ipynb #ac4dd4d9
+# %% ../nbs/04_vae_norms.ipynb #4cb33c6a
 @patch
-def _drawn(self:VAE, adata, function, seed):
+def _drawn(self:LatentModel, adata, function, seed):
     "As `_per_cell`, with random draws of their own seed."
     def seeded(module, b):
         if module.latent.generator is None: set_generator(module, torch.Generator(b.x.device).manual_seed(child_seed(seed, "draw")))
@@ -239,6 +271,18 @@ def _drawn(self:VAE, adata, function, seed):
     try: return self._per_cell(adata, seeded)
     finally: set_generator(self.module_, None)
 
+@patch
+def _bound(self:LatentModel, adata, decoded, per_cell, n_samples, seed): # decoded: function(module, batch) -> parameters of the counts and KL terms, anew in each call
+    "The evidence lower bound, as `elbo` returns it."
+    whole("n_samples", n_samples, 1)
+    def one(o, b): return sum((o[k] for k in self._kl), start=count_loss(self.likelihood, b.counts, o, reduction="none", backend=self.backend).sum(1))
+    def bound(module, b):
+        outs = [decoded(module, b) for _ in range(n_samples)]
+        return -sum(one(o, b) for o in outs) / n_samples
+    each = self._drawn(adata, bound, seed)
+    return each if per_cell else float(each.mean(dtype=np.float64))
+
+# %% ../nbs/04_vae_norms.ipynb #27c07a87
 @patch
 def transform(self:VAE,
     adata, # AnnData with raw counts of the same genes, by name, in any order
@@ -259,22 +303,17 @@ def elbo(self:VAE,
     seed:int=0, # of the draws
 ): # float, in nats per cell, or (cells,) float32
     "The evidence lower bound: log-likelihood summed over the model's genes, minus KL; the higher the better."
-    whole("n_samples", n_samples, 1)
-    def bound(module, b):
-        outs = [module(*module.fields(b)) for _ in range(n_samples)]
-        return -sum(count_loss(self.likelihood, b.counts, o, reduction="none", backend=self.backend).sum(1) + o["kl"] for o in outs) / n_samples
-    each = self._drawn(adata, bound, seed)
-    return each if per_cell else float(each.mean(dtype=np.float64))
+    return self._bound(adata, lambda module, b: module(*module.fields(b)), per_cell, n_samples, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #f3738ea6
+# %% ../nbs/04_vae_norms.ipynb #c2c0c116
 @patch
-def _as_batch(self:VAE, batch, b):
+def _as_batch(self:LatentModel, batch, b):
     "Codes (cells,) of minibatch `b`, or of the batch called `batch` for all its cells."
     if batch is None or self.batch_key is None: return b.batch
     return torch.full_like(b.batch, self.batch_names_.index(str(batch)))
 
 @patch
-def _check_batch(self:VAE, batch):
+def _check_batch(self:LatentModel, batch):
     if batch is None: return
     if self.batch_key is None: raise InputError(f"batch={batch!r}: this model was fitted without a batch_key")
     if str(batch) not in self.batch_names_: raise InputError(f"batch={batch!r} was not in training: there are {', '.join(map(repr, self.batch_names_))}")
@@ -295,13 +334,9 @@ def reconstruct(self:VAE,
         x, library, code = module.fields(b)
         if module.library == "latent": library = module.inferred(library, code)[1]
         return expected(module.decode(module.posterior(x, code)[1], library, self._as_batch(batch, b)))
-    mu = self._drawn(adata, decoded, 0)
-    if list(self.recipe_.genes) == list(map(str, adata.var_names)): return mu
-    out = counts_of(adata, self.layer_).toarray()
-    out[:, self.recipe_.match(adata)] = mu
-    return out
+    return self._in_place(adata, self._drawn(adata, decoded, 0))
 
-# %% ../nbs/04_vae_norms.ipynb #44c3b988
+# %% ../nbs/04_vae_norms.ipynb #c6f767f5
 def draw_counts(
     out:dict, # what `CountHead` returned
     rng, # numpy generator
@@ -325,7 +360,7 @@ def resample(self:VAE,
     def again(module, b): return torch.from_numpy(draw_counts({k: v.cpu() if torch.is_tensor(v) else v for k, v in module(*module.fields(b)).items()}, rng))
     return self._drawn(adata, again, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #6f96bf45
+# %% ../nbs/04_vae_norms.ipynb #f1ba56db
 @patch
 def sample(self:VAE,
     n:int, # cells to generate
