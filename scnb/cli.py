@@ -4,29 +4,29 @@
 
 # %% auto #0
 __all__ = ['UsageError', 'ClickError', 'HELD', 'app', 'Input', 'K', 'LabelKey', 'Overwrite', 'Seed', 'Device', 'Layer',
-           'Transpose', 'NonInteger', 'TopGenes', 'CheckpointDir', 'Resume', 'MaxEpochs', 'Precision', 'Fast', 'Json',
-           'COMMAND', 'Likelihood', 'TABLES', 'data_app', 'Name', 'Interrupted', 'one_line', 'complain', 'exit_code',
-           'no_room', 'is_input_error', 'listening', 'hold', 'say_held', 'Group', 'leave', 'quiet_pipe', 'show_version',
-           'how_to_fit', 'keeping', 'check_storable', 'cluster', 'started_from', 'only_known', 'only_models', 'planned',
-           'only_on_disk', 'checked', 'read_for', 'announce', 'write_all', 'card_of', 'this_command', 'summary',
-           'sure_lines', 'stage_lines', 'denoise', 'dca_for', 'opened', 'to_denoise', 'true_counts', 'denoised',
-           'audited', 'write_denoised', 'write_table', 'write_text', 'denoise_summary', 'embed', 'embedding_record',
-           'write_embedded', 'embedding_summary', 'contrast', 'contrastive_model', 'check_label', 'contrasted',
-           'contrast_record', 'contrast_summary', 'numbers_of_cells', 'generate', 'wanted', 'from_saved',
-           'generation_record', 'trained_generator', 'generation_summary', 'report', 'bench', 'bench_speed',
-           'data_list', 'data_path', 'data_fetch']
+           'Transpose', 'NonInteger', 'TopGenes', 'CheckpointDir', 'Resume', 'MaxEpochs', 'Precision', 'Fast',
+           'MetricsFile', 'SaveDir', 'Json', 'COMMAND', 'Likelihood', 'TABLES', 'data_app', 'Name', 'Interrupted',
+           'one_line', 'complain', 'exit_code', 'no_room', 'is_input_error', 'listening', 'hold', 'say_held', 'Group',
+           'leave', 'quiet_pipe', 'show_version', 'how_to_fit', 'keeping', 'check_storable', 'cluster', 'started_from',
+           'only_known', 'only_models', 'planned', 'only_on_disk', 'checked', 'read_for', 'announce', 'write_record',
+           'write_all', 'card_of', 'this_command', 'summary', 'sure_lines', 'stage_lines', 'denoise', 'dca_for',
+           'opened', 'to_denoise', 'true_counts', 'denoised', 'audited', 'write_denoised', 'write_table', 'write_text',
+           'denoise_summary', 'embed', 'embedding_record', 'write_embedded', 'embedding_summary', 'contrast',
+           'contrastive_model', 'check_label', 'contrasted', 'contrast_record', 'contrast_summary', 'numbers_of_cells',
+           'generate', 'wanted', 'from_saved', 'generation_record', 'trained_generator', 'generation_summary', 'report',
+           'bench', 'bench_speed', 'data_list', 'data_path', 'data_fetch']
 
-# %% ../nbs/08_cli.ipynb #6912490b
+# %% ../nbs/08_cli.ipynb #5496fbab
 import json, os, re, shlex, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
-# %% ../nbs/08_cli.ipynb #71e99e75
+# %% ../nbs/08_cli.ipynb #8392d584
 import typer
 from typer.core import TyperGroup
 
-# %% ../nbs/08_cli.ipynb #88aaac5f
+# %% ../nbs/08_cli.ipynb #28a668bf
 UsageError, ClickError = typer.BadParameter.__mro__[1:3]
 
 class Interrupted(Exception):
@@ -40,7 +40,7 @@ def complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {text}", file=sys.stderr)
 
-# %% ../nbs/08_cli.ipynb #129bb71b
+# %% ../nbs/08_cli.ipynb #257a9965
 def exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
     if isinstance(error, UsageError): return complain(f"{one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
@@ -63,7 +63,7 @@ def is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
     return any(c.__name__ == "InputError" and c.__module__ == "scnb.data" for c in type(error).__mro__)
 
-# %% ../nbs/08_cli.ipynb #db02229b
+# %% ../nbs/08_cli.ipynb #d526d188
 HELD = []           # lines that wait; None: no waiting
 
 @contextmanager
@@ -92,7 +92,7 @@ def say_held(where):
     for text in HELD or (): complain(one_line(text), where)
     HELD = None
 
-# %% ../nbs/08_cli.ipynb #cf71c7b5
+# %% ../nbs/08_cli.ipynb #1fc88150
 class Group(TyperGroup):
     "Commands whose errors end as an exit code and one line."
     def invoke(self, ctx):
@@ -126,7 +126,7 @@ def quiet_pipe():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
-# %% ../nbs/08_cli.ipynb #cd9666e8
+# %% ../nbs/08_cli.ipynb #a7c0b20b
 app = typer.Typer(name="scnb", cls=Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
                   help="Learn, run and trust deep models of single-cell RNA-seq.", epilog="scnb COMMAND --help shows the options of a command.", context_settings=dict(help_option_names=["-h", "--help"]))
 
@@ -138,7 +138,7 @@ def show_version(wanted):
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
 
-# %% ../nbs/08_cli.ipynb #bb350acd
+# %% ../nbs/08_cli.ipynb #9ba88229
 def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
 Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
@@ -156,9 +156,11 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoin
 MaxEpochs = Annotated[Optional[int], _option("--max-epochs", min=1, metavar="N", help="Train at most so long; default: the model's.")]
 Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, ...")]
 Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters.")]
+MetricsFile = Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")]
+SaveDir = Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# %% ../nbs/08_cli.ipynb #91ac2247
+# %% ../nbs/08_cli.ipynb #a59814ff
 def how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.bench.cluster`."
     from scnb.data import InputError
@@ -173,7 +175,7 @@ def _check_checkpoint(folder, resume):
     if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
 
-# %% ../nbs/08_cli.ipynb #3f0ca313
+# %% ../nbs/08_cli.ipynb #4c25a6ea
 @contextmanager
 def keeping(checkpoint):
     "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
@@ -195,16 +197,16 @@ def check_storable(adata, path, name="--h5ad"):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #c86a2581
+# %% ../nbs/08_cli.ipynb #e605decc
 @app.command()
 def cluster(
     input: Input,
     output: Annotated[Path, typer.Option("-o", "--output", help="Cell,Cluster: one line per cell.")] = Path("clusters.csv"),
     n_clusters: K = None, label_key: LabelKey = None,
     h5ad: Annotated[Optional[Path], _option("--h5ad", metavar="OUT.h5ad", help="The data with clusters and embedding.")] = None,
-    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    save: SaveDir = None,
     init_from: Annotated[Optional[Path], _option("--init-from", metavar="DIR", help="Start from a saved model's weights.")] = None,
-    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
+    metrics: MetricsFile = None,
     card: Annotated[Optional[Path], _option("--card", metavar="FILE.html", help="One page: how sure, what each cluster is, what it is next to.")] = None,
     method: Annotated[str, typer.Option(help="scdeepcluster, vae, or pca (the baseline).")] = "scdeepcluster",
     consensus: Annotated[Optional[int], _option("--consensus", min=3, metavar="N", help="Let N fits vote, with the seeds from --seed on.")] = None, fast: Fast = False,
@@ -235,7 +237,7 @@ def started_from(folder, run):
     print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
-# %% ../nbs/08_cli.ipynb #1b8e50e9
+# %% ../nbs/08_cli.ipynb #026d0e67
 def only_known(method):
     "A method that there is."
     from scnb.bench import METHODS
@@ -249,7 +251,7 @@ def only_models(method, **options):
     if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
     if method == "vae" and (given := [g for g in given if g in ("--card", "--consensus", "--fast")]): raise InputError(f"{given[0]} does not go with --method vae, which has no refits and no vote; leave it out, or take scdeepcluster")
 
-# %% ../nbs/08_cli.ipynb #1dedec1c
+# %% ../nbs/08_cli.ipynb #a03b39a4
 def planned(input, overwrite, checkpoint, places):
     "Check the places to write to; see `scnb.bench.Outputs`."
     from scnb.bench import Outputs
@@ -271,7 +273,7 @@ def only_on_disk(transpose, h5ad):
     if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
     if h5ad is not None: raise InputError("--h5ad does not go with --backed: it would need the whole matrix in memory; take -o and --save")
 
-# %% ../nbs/08_cli.ipynb #de242b06
+# %% ../nbs/08_cli.ipynb #5cd5ba64
 def checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
     "Read the file and check everything about it; the data, and the labels if they are to be scored."
     from scnb import bench
@@ -291,7 +293,7 @@ def read_for(fit, input, **reading):
     adata, fit["layer"] = raw_or_layer(read(input, **reading), fit["layer"])
     return adata
 
-# %% ../nbs/08_cli.ipynb #bfa0eb28
+# %% ../nbs/08_cli.ipynb #db770b69
 def announce(adata, fit, method, where="scnb cluster"):
     "Say what is to be known before the start."
     from scnb.data import machine_memory, memory_estimate
@@ -302,15 +304,19 @@ def announce(adata, fit, method, where="scnb cluster"):
     hold(str(need), where)
     if method == "pca" or need.total > (machine_memory() or 2**60) / 2: say_held(where)
 
-# %% ../nbs/08_cli.ipynb #d3711110
+# %% ../nbs/08_cli.ipynb #a93721fd
+def write_record(out, record, model):
+    "The record and the model, where they were asked for, each under its temporary name."
+    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    if "--save" in out.paths: model.save(out.part("--save"))
+
 def write_all(out, adata, run, record, name):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
     from scnb import bench
     from scnb.data import write_h5ad
     if "-o" in out.paths: run.table(adata.obs_names).to_csv(out.part("-o"), index=False, lineterminator="\n")
-    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    if "--save" in out.paths: run.model.save(out.part("--save"))
+    write_record(out, record, run.model)
     if "--card" in out.paths: out.part("--card").write_text(card_of(adata, run, name), encoding="utf-8")
     if "--h5ad" in out.paths:
         if run.model is not None: bench.write_clusters(run, adata)
@@ -326,7 +332,7 @@ def card_of(adata, run, name):
 def this_command(): return shlex.join(["scnb", *COMMAND])
 COMMAND = []        # what was typed, noted by `Group.main`
 
-# %% ../nbs/08_cli.ipynb #afbba027
+# %% ../nbs/08_cli.ipynb #983c5d71
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
@@ -359,7 +365,7 @@ def stage_lines(stages):
         lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
-# %% ../nbs/08_cli.ipynb #14ca245f
+# %% ../nbs/08_cli.ipynb #029456ca
 Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
@@ -371,9 +377,9 @@ def denoise(
     likelihood: Likelihood = None, norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch", l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
     impute: Annotated[str, typer.Option(help="all: the model's mean everywhere; zeros: only likely dropouts are filled.")] = "all",
     pi_threshold: Annotated[float, typer.Option(min=0, max=1, help="A zero more probably lost than this is a dropout.")] = .5,
-    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
+    metrics: MetricsFile = None,
     audit: Annotated[Optional[Path], _option("--audit", metavar="FILE.html", help="One page: should these counts be denoised, and for what? Takes several fits more.")] = None,
-    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    save: SaveDir = None,
     overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
     max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
 ):
@@ -395,7 +401,7 @@ def denoise(
         with out: write_denoised(out, adata, model, done, impute, record, page)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else denoise_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #d952a472
+# %% ../nbs/08_cli.ipynb #da1f5ffe
 def dca_for(likelihood, norm, l2, impute):
     "The unfitted model; an `InputError` for what it does not know."
     from scnb.data import InputError
@@ -425,7 +431,7 @@ def to_denoise(input, truth, fit, output, audit, **reading):
     if audit and report.n_cells - report.n_empty_cells < 40: raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are too few for it; at least 40 are needed")
     return adata, true_counts(adata, truth, reading)
 
-# %% ../nbs/08_cli.ipynb #e43b98b3
+# %% ../nbs/08_cli.ipynb #73d838a0
 def true_counts(adata, truth, reading): # -> (cells, genes) or None
     "The truth in the order of the data; cells and genes by name."
     import numpy as np
@@ -444,7 +450,7 @@ def true_counts(adata, truth, reading): # -> (cells, genes) or None
         if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
     return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
 
-# %% ../nbs/08_cli.ipynb #2d33c6c6
+# %% ../nbs/08_cli.ipynb #9263e72b
 def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     "The denoised matrix, and what is to be said of it."
     import math
@@ -472,7 +478,7 @@ def audited(adata, model, fit, wanted, name): # -> for the record, page
     known = lambda v: None if v != v else v
     return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
 
-# %% ../nbs/08_cli.ipynb #779cbb29
+# %% ../nbs/08_cli.ipynb #1ab0e86b
 def write_denoised(out, adata, model, M, impute, record, page=None):
     "Write what was asked for, each under its temporary name."
     from scnb.data import write_h5ad
@@ -482,8 +488,7 @@ def write_denoised(out, adata, model, M, impute, record, page=None):
         if impute == "zeros": adata.layers["dca_filled"] = M
         write_h5ad(adata, out.part("-o"))
     else: write_table(adata, M, out.part("-o"), path)
-    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    if "--save" in out.paths: model.save(out.part("--save"))
+    write_record(out, record, model)
     if page is not None: out.part("--audit").write_text(page, encoding="utf-8")
 
 def write_table(adata, M, part, path):
@@ -507,7 +512,7 @@ def denoise_summary(r, out):
     elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
     return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #2c3ac29a
+# %% ../nbs/08_cli.ipynb #7b71f158
 @app.command()
 def embed(
     input: Input,
@@ -516,8 +521,8 @@ def embed(
     batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B", help="Column of obs with the batch, so that the embedding needs less of it.")] = None,
     n_latent: Annotated[int, typer.Option("--n-latent", min=1, help="Dimensions.")] = 10,
     likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
-    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
-    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    metrics: MetricsFile = None,
+    save: SaveDir = None,
     n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
     max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
 ):
@@ -540,7 +545,7 @@ def embed(
         with out: write_embedded(out, adata, model, z, record)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else embedding_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #81cf4594
+# %% ../nbs/08_cli.ipynb #6612fb72
 def embedding_record(model, adata, z):
     "What is to be said of an embedding."
     from scnb import __version__
@@ -560,8 +565,7 @@ def write_embedded(out, adata, model, z, record):
     path = out.paths["-o"]
     if path.suffix == ".h5ad": write_h5ad(adata, out.part("-o"))
     else: write_text(pd.DataFrame(z, pd.Index(map(str, adata.obs_names), name="Cell"), [f"vae_{i}" for i in range(z.shape[1])]), out.part("-o"), path)
-    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    if "--save" in out.paths: model.save(out.part("--save"))
+    write_record(out, record, model)
 
 def embedding_summary(r, out):
     "What a reader wants to know, in a few lines."
@@ -569,7 +573,7 @@ def embedding_summary(r, out):
     if "ilisi" in r: lines.append(f"{r['batches']} batches in {r['batch_key']}, mixed (iLISI): {r['ilisi']:.2f}; principal components {r['ilisi_pca']:.2f}, a random deal {r['ilisi_random']:.2f}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #ab86ae95
+# %% ../nbs/08_cli.ipynb #79b7e7d6
 @app.command()
 def contrast(
     input: Input,
@@ -582,8 +586,8 @@ def contrast(
     likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
     classifier: Annotated[float, typer.Option(min=0, help="Weight of reading the target group from the salient part; 0: the groups' names shape nothing but the background.")] = 0.,
     label_key: LabelKey = None,
-    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")] = None,
-    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    metrics: MetricsFile = None,
+    save: SaveDir = None,
     n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
     max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
 ):
@@ -601,7 +605,7 @@ def contrast(
     with keeping(checkpoint): record = contrasted(model, adata, fit, input, label_key, out)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else contrast_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #273fb3aa
+# %% ../nbs/08_cli.ipynb #05d9b971
 def contrastive_model(top, **kw):
     "The model, with its own number of genes unless another was asked for."
     from scnb.contrastivevi import ContrastiveVI
@@ -622,11 +626,10 @@ def contrasted(model, adata, fit, input, label_key, out):
     record = dict(data=stem(input), command=this_command()) | contrast_record(model, adata, label_key) | dict(seconds=round(time.perf_counter() - start, 2))
     with out:
         write_h5ad(adata, out.part("-o"))
-        if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        if "--save" in out.paths: model.save(out.part("--save"))
+        write_record(out, record, model)
     return record
 
-# %% ../nbs/08_cli.ipynb #4d87b565
+# %% ../nbs/08_cli.ipynb #2842b353
 def contrast_record(model, adata, label_key):
     "Sizes, bound, what can be read from which space, and the genes that change most."
     from scnb import __version__
@@ -647,7 +650,7 @@ def contrast_summary(r, out):
     lines.append(f"most changed genes: {', '.join(list(r['genes'])[:10])}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #fe306c5e
+# %% ../nbs/08_cli.ipynb #8c8176cd
 def numbers_of_cells(texts):
     "What `--n` asks for: a number, or {name: number}."
     from scnb.data import InputError
@@ -662,7 +665,7 @@ def numbers_of_cells(texts):
     if not (n if isinstance(n, int) else sum(n.values())): raise InputError("--n asks for no cells: give a number above 0")
     return n
 
-# %% ../nbs/08_cli.ipynb #c26cc3bd
+# %% ../nbs/08_cli.ipynb #98b04aeb
 @app.command()
 def generate(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; or none, with --model.", show_default=False)] = None,
@@ -673,7 +676,7 @@ def generate(
     library: Annotated[Optional[float], _option("--library", min=1, metavar="N", help="Molecules in each cell; default: as in the data.")] = None,
     preset: Annotated[str, typer.Option(help="counts, or paper: the published numbers (slow).")] = "counts",
     metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="Hold out a third of the cells, judge on them, write what --json prints.")] = None,
-    save: Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")] = None,
+    save: SaveDir = None,
     n_top_genes: TopGenes = None, overwrite: Overwrite = False, seed: Seed = 0, device: Device = "auto", layer: Layer = None, checkpoint: CheckpointDir = None, resume: Resume = False,
     max_epochs: MaxEpochs = None, precision: Precision = "32-true", transpose: Transpose = None, allow_non_integer: NonInteger = False, as_json: Json = False,
 ):
@@ -685,17 +688,16 @@ def generate(
     from scnb.bench import stem
     start = time.perf_counter()
     with keeping(checkpoint):
-        if model is not None: made, record = from_saved(model, asked, seed, library)
+        if model is not None: (made, record), fitted = from_saved(model, asked, seed, library), None
         else: made, record, fitted = trained_generator(input, output, asked, label_key, preset, library, metrics is not None, fit, transpose=transpose, allow_non_integer=allow_non_integer)
         record = dict(data=None if input is None else stem(input), command=this_command()) | record | dict(seed=seed, seconds=round(time.perf_counter() - start, 2))
         with out:
             from scnb.data import write_h5ad
             write_h5ad(made, out.part("-o"))
-            if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-            if "--save" in out.paths: fitted.save(out.part("--save"))
+            write_record(out, record, fitted)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else generation_summary(record, out))
 
-# %% ../nbs/08_cli.ipynb #d0b0824f
+# %% ../nbs/08_cli.ipynb #0f513a71
 def wanted(input, output, n, model, **only):
     "Check the options among themselves; what `--n` asks for."
     from scnb.data import InputError
@@ -721,7 +723,7 @@ def generation_record(model, made):
     classes = {} if not made.obs.shape[1] else {str(k): int(v) for k, v in made.obs.iloc[:, 0].value_counts(sort=False).items() if v}
     return dict(model=model._name, n_cells=made.n_obs, n_genes=made.n_vars, classes=classes, epochs=len(model.history_), version=__version__)
 
-# %% ../nbs/08_cli.ipynb #782893f1
+# %% ../nbs/08_cli.ipynb #6b4495a2
 def trained_generator(input, output, asked, label_key, preset, library, judged, fit, **reading):
     "Fit on the file (on two thirds of it, if the cells are to be judged), generate, judge."
     import numpy as np
@@ -758,7 +760,7 @@ def generation_summary(r, out):
         lines.append(f"told from {r['n_held_out']:,} held-out real cells: forest AUC {both('rf_auc')}, logistic AUC {both('logistic_auc')}; gene-gene correlation {both('gene_gene')}; nearest to a training cell {both('memory')}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
-# %% ../nbs/08_cli.ipynb #3c56bad5
+# %% ../nbs/08_cli.ipynb #cc0fc961
 @app.command()
 def report(
     input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
@@ -778,7 +780,7 @@ def report(
     with keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, condition_key=condition_key, control=control, overwrite=overwrite, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else f"written: {page}\nwritten: {page.parent/'clusters.csv'}")
 
-# %% ../nbs/08_cli.ipynb #ad55f2ea
+# %% ../nbs/08_cli.ipynb #16dca278
 @app.command()
 def bench(
     grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
@@ -802,7 +804,7 @@ def bench(
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     print(json.dumps(b.records(t), indent=1) if as_json else t.round(3).to_string(index=False))
 
-# %% ../nbs/08_cli.ipynb #bd2f3c2f
+# %% ../nbs/08_cli.ipynb #63f434de
 def bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb import speed
@@ -810,7 +812,7 @@ def bench_speed(results, peers, overwrite, as_json):
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
-# %% ../nbs/08_cli.ipynb #468445d8
+# %% ../nbs/08_cli.ipynb #75598735
 data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(data_app, name="data")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
@@ -837,5 +839,5 @@ def data_fetch(name: Name):
     from scnb import data
     print(data.locate(name) or data.fetch(name))
 
-# %% ../nbs/08_cli.ipynb #87be8078
+# %% ../nbs/08_cli.ipynb #39174af3
 if __name__ == "__main__" and sys.argv[0].endswith("cli.py"): app()

@@ -7,7 +7,7 @@ __all__ = ['THETAS', 'PRESETS', 'CARD', 'profiles_of_classes', 'nb_profiles', 'P
            'AdversarialTask', 'kernel_distance', 'structure', 'ScGAN', 'CscGAN', 'measure_cells', 'nb_per_cluster',
            'nb_per_label', 'judge', 'card', 'Sketches']
 
-# %% ../nbs/05_cscgan.ipynb #acf77698
+# %% ../nbs/05_cscgan.ipynb #9f0e68e3
 import copy, math
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .losses import gradient_penalty
 from .nn import ConditionalNorm, NORMS, n_params
 from .train import Callback, EarlyStopping, Fit, Model, Task, adam, child_seed
 
-# %% ../nbs/05_cscgan.ipynb #78529c53
+# %% ../nbs/05_cscgan.ipynb #c86670c7
 def profiles_of_classes(
     sizes, # cells of each class
     n:int, # profiles in all, about
@@ -29,7 +29,7 @@ def profiles_of_classes(
     each = [max(1, min(round(n * s / sizes.sum()), s // 10)) for s in sizes]
     return [c for c, k in enumerate(each) for _ in range(k)]
 
-# %% ../nbs/05_cscgan.ipynb #c266adb3
+# %% ../nbs/05_cscgan.ipynb #1577d293
 THETAS = torch.logspace(math.log10(.05), 4, 24)         # the grid
 
 def nb_profiles(
@@ -52,7 +52,7 @@ def nb_profiles(
     fit += prior / counts.shape[0] * fit.sum(1, keepdim=True)
     return rho.clamp(min=1e-8).log().float(), THETAS.log()[fit.argmax(0)]
 
-# %% ../nbs/05_cscgan.ipynb #3275563f
+# %% ../nbs/05_cscgan.ipynb #5f627d0b
 class Profiles(nn.Module):
     "Clusters of training cells: shares, dispersions, library sizes, weights, and the class of each."
     def __init__(self, n_genes, classes):
@@ -78,7 +78,7 @@ class Profiles(nn.Module):
         self.weight.zero_().index_put_((torch.as_tensor(c), torch.as_tensor(k)), torch.ones(len(k)), accumulate=True)
         self.weight /= self.weight.sum(1, keepdim=True).clamp(min=1)
 
-# %% ../nbs/05_cscgan.ipynb #e408f497
+# %% ../nbs/05_cscgan.ipynb #6500047c
 class Generator(nn.Module):
     "From noise and a profile to rates (cells, genes)."
     def __init__(self, n_genes, n_profiles, n_latent=32, hidden=(128, 128), norm="none", head="counts"):
@@ -104,7 +104,7 @@ class Generator(nn.Module):
         x = self.out(h).relu()
         return x / x.sum(1, keepdim=True).clamp(min=1e-6) * library[:, None]
 
-# %% ../nbs/05_cscgan.ipynb #afc37d3b
+# %% ../nbs/05_cscgan.ipynb #f1f2cd10
 def draw(
     rate, # (cells, genes)
     log_theta, # the same shape: log inverse dispersion; None: the rate itself is returned
@@ -118,7 +118,7 @@ def draw(
     if keep is not None: rate = rate * keep
     return rate + (torch.poisson(rate.detach(), generator=generator) - rate.detach())
 
-# %% ../nbs/05_cscgan.ipynb #1a163b99
+# %% ../nbs/05_cscgan.ipynb #907ec7b9
 class Critic(nn.Module):
     "A score for each cell, given its class (Miyato & Koyama 2018, eq. 3)."
     def __init__(self, n_genes, hidden=(256, 128), n_classes=1):
@@ -132,7 +132,7 @@ class Critic(nn.Module):
         h = self.hidden(y)
         return self.out(h)[:, 0] + (0 if self.classes is None else (h * self.classes(c)).sum(1))
 
-# %% ../nbs/05_cscgan.ipynb #e3170789
+# %% ../nbs/05_cscgan.ipynb #573ea61e
 class GANNet(nn.Module):
     "Profiles, generator, its running average, critic."
     def __init__(self, n_genes, classes, n_latent, hidden, norm, head, critic):
@@ -153,15 +153,16 @@ class GANNet(nn.Module):
     def judged(self, x): # counts (cells, genes) -> (cells, 30) components, on a common scale
         return ((self.log(x) - self.mean) / self.sd).clamp(max=10) @ self.components
     def encode(self, x): return self.critic.hidden(self.seen(x))
-    def cells(self, generator, c, rng, keep=None): # `generator` or `average`, class codes -> counts (cells, genes)
+    def cells(self, generator, c, rng, keep=None, total=None): # `generator` or `average`, class codes; molecules in each cell -> counts (cells, genes)
         k, library = self.profiles.draw(c, rng)
+        if total is not None: library = torch.full_like(library, float(total))
         rate = generator(torch.randn(len(c), generator.n_latent, generator=rng, device=c.device), k, library, self.profiles)
         return draw(rate, self.profiles.log_theta[k] + generator.log_theta if generator.head == "counts" else None, rng, keep)
     def gene_axes(self):
         mine = {f"{g}.{n}": 0 for g in ("generator", "average") for n in ("out.weight", "out.bias", *(["log_theta"] if self.generator.head == "counts" else []))}
         return mine | {"critic.hidden.0.weight": 1, "profiles.log_share": 1, "profiles.log_theta": 1, "mean": 0, "sd": 0, "components": 0}
 
-# %% ../nbs/05_cscgan.ipynb #da03dd42
+# %% ../nbs/05_cscgan.ipynb #acaea036
 class AdversarialTask(Task):
     "Wasserstein loss with gradient penalty (Gulrajani et al. 2017, algorithm 1)."
     def __init__(self, module, codes, generator, *, lr, lr_end, n_critic, penalty, thin, alone=0, amsgrad=False, decay=.99, epochs=1, seed=0):
@@ -184,7 +185,7 @@ class AdversarialTask(Task):
             for a, g in zip(self.module.average.parameters(), self.module.generator.parameters()): a.lerp_(g, 1 - self.decay)
             for a, g in zip(self.module.average.buffers(), self.module.generator.buffers()): a.copy_(g)
 
-# %% ../nbs/05_cscgan.ipynb #11f678d4
+# %% ../nbs/05_cscgan.ipynb #8082344d
 @patch
 def _kept(self:AdversarialTask, n, device):
     "For each of `n` cells the share of molecules that the critic may see, (cells, 1); None: all."
@@ -215,7 +216,7 @@ def generator_loss(self:AdversarialTask, net, batch):
     fake = m.seen(m.cells(m.generator, c, self.generators["noise"], self._kept(len(batch), batch.x.device)))
     return dict(loss=-m.critic(fake, c).mean())
 
-# %% ../nbs/05_cscgan.ipynb #3c614abb
+# %% ../nbs/05_cscgan.ipynb #990e4411
 def kernel_distance(
     x, # (cells, d)
     y, # (cells, d)
@@ -242,7 +243,7 @@ def validate(self:AdversarialTask, net, batch):
     distance, r = kernel_distance(m.judged(x), m.judged(fake)), torch.nan_to_num(r)
     return dict(loss=distance + 1 - r, distance=distance, structure=r, gap=gap)
 
-# %% ../nbs/05_cscgan.ipynb #391cb55e
+# %% ../nbs/05_cscgan.ipynb #a0b519d5
 PRESETS = dict(
     counts=dict(head="counts", n_profiles=None, n_latent=32, hidden=(128, 128), norm="none", critic=(256, 128), n_critic=2, penalty=10., thin=.8, alone=50, amsgrad=False, lr=4e-4, lr_end=1e-4, steps=1200, batch_size=128),
     paper=dict(head="expression", n_profiles=1, n_latent=128, hidden=(256, 512, 1024), norm="batch", critic=(1024, 512, 256), n_critic=5, penalty=10., thin=1., alone=0, amsgrad=True, lr=1e-4, lr_end=1e-5, steps=5_000_000, batch_size=128))
@@ -277,7 +278,7 @@ class ScGAN(Model):
     def _preprocessing(self, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
     def _outputs(self, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
-# %% ../nbs/05_cscgan.ipynb #4bc3a226
+# %% ../nbs/05_cscgan.ipynb #96c29f36
 class CscGAN(ScGAN):
     "The conditional form: classes by name (after Marouf et al. 2020)."
     _name, _conditional = "cscgan", True
@@ -288,7 +289,7 @@ class CscGAN(ScGAN):
         super().__init__(preset=preset, head=head, n_profiles=n_profiles, n_latent=n_latent, hidden=hidden, norm=norm, critic=critic, n_critic=n_critic, penalty=penalty, thin=thin, alone=alone, amsgrad=amsgrad, lr=lr, lr_end=lr_end, steps=steps, n_top_genes=n_top_genes)
         self.label_key = label_key
 
-# %% ../nbs/05_cscgan.ipynb #c4a90196
+# %% ../nbs/05_cscgan.ipynb #96a4c329
 @patch
 def _class_codes(self:ScGAN, adata):
     "Class of each cell (-1: none) and the classes' names."
@@ -321,7 +322,7 @@ def _profile_classes(self:ScGAN, sizes, names, other):
     if few: raise InputError(f"init_from has more profiles of class {few[0]!r} than these data have cells of it: start without it")
     return list(other.profile_classes_)
 
-# %% ../nbs/05_cscgan.ipynb #c494eb45
+# %% ../nbs/05_cscgan.ipynb #03089963
 @patch
 def _check_params(self:ScGAN, adata):
     self._check_choices(preset=tuple(PRESETS), head=(None, "counts", "expression"), norm=(None, *NORMS))
@@ -335,7 +336,7 @@ def _check_params(self:ScGAN, adata):
     if not 0 < self._get("thin") <= 1: raise InputError(f"thin={self.thin!r}: a share above 0, at most 1, is needed")
     if self._conditional and self.label_key is not None: column(adata, self.label_key, "classes")
 
-# %% ../nbs/05_cscgan.ipynb #d282b417
+# %% ../nbs/05_cscgan.ipynb #fcc4c63b
 @patch
 def transform(self:ScGAN,
     adata, # AnnData with raw counts of the same genes, by name, in any order
@@ -343,7 +344,7 @@ def transform(self:ScGAN,
     "The critic's last hidden layer for each cell."
     return self._per_cell(adata, lambda module, b: module.encode(b.counts.to_dense()))
 
-# %% ../nbs/05_cscgan.ipynb #cc4dffda
+# %% ../nbs/05_cscgan.ipynb #a89fb9a5
 @patch
 def _fit(self:ScGAN, module, fit:Fit)->dict:
     "Measure the training cells, then train until held-out cells are no longer approached."
@@ -360,7 +361,7 @@ def _fit(self:ScGAN, module, fit:Fit)->dict:
     fit.stage("train", task, s.max_epochs, hold_out=len(fit.val) > 1, callbacks=watch, clip=0)
     return {}
 
-# %% ../nbs/05_cscgan.ipynb #d1f95602
+# %% ../nbs/05_cscgan.ipynb #271055fb
 def measure_cells(module, fit, codes, classes):
     "Scale, components, clusters within each class, profiles: all from training cells."
     from sklearn.decomposition import PCA
@@ -381,19 +382,14 @@ def measure_cells(module, fit, codes, classes):
         k[mine] = first + (_kmeans(z[mine], n, seed % 2**31) if n > 1 else 0)
     module.profiles.measure(counts, k, c)
 
-# %% ../nbs/05_cscgan.ipynb #8a42dcb0
+# %% ../nbs/05_cscgan.ipynb #4192566c
 @patch
 def _generate(self:ScGAN, codes, seed, library):
     "Counts (cells, genes) CSR for class codes (cells,)."
     from scipy.sparse import csr_matrix, vstack
     if library is not None and (isinstance(library, bool) or not isinstance(library, (int, float, np.number)) or not np.isfinite(library) or library < 1): raise InputError(f"library={library!r}: a number of molecules, or None for the data's own, is needed")
-    rng, m, parts = torch.Generator().manual_seed(child_seed(seed, "generate")), self.module_, []
-    with torch.no_grad():
-        for c in torch.as_tensor(codes).split(1024):
-            k, size = m.profiles.draw(c, rng)
-            if library is not None: size = torch.full_like(size, float(library))
-            rate = m.average(torch.randn(len(c), m.average.n_latent, generator=rng), k, size, m.profiles)
-            parts.append(csr_matrix(draw(rate, m.profiles.log_theta[k] + m.average.log_theta if m.average.head == "counts" else None, rng).round().numpy()))
+    rng, m = torch.Generator().manual_seed(child_seed(seed, "generate")), self.module_
+    with torch.no_grad(): parts = [csr_matrix(m.cells(m.average, c, rng, total=library).round().numpy()) for c in torch.as_tensor(codes).split(1024)]
     return vstack(parts, format="csr")
 
 @patch
@@ -412,7 +408,7 @@ def _whole(n, least, what="n"):
     if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < least: raise InputError(f"{what}={n!r}: a whole number of at least {least} is needed")
     return int(n)
 
-# %% ../nbs/05_cscgan.ipynb #53a027d7
+# %% ../nbs/05_cscgan.ipynb #d7cb37da
 @patch
 def generate(self:CscGAN,
     n, # {"NK": 200, "B": 100}: cells of each class, by name; or a whole number: in the shares of training
@@ -436,7 +432,7 @@ def _asked(self:CscGAN, n):
     if not sum(each.values()): raise InputError("no cells are asked for: give a class and a number, such as {'NK': 200}")
     return np.repeat(list(each), list(each.values())).astype(np.int64)
 
-# %% ../nbs/05_cscgan.ipynb #5230a228
+# %% ../nbs/05_cscgan.ipynb #816cadec
 def nb_per_cluster(
     adata, # AnnData with raw counts: training cells
     n:int, # cells to generate
@@ -454,7 +450,7 @@ def nb_per_label(adata, n, *, label_key, n_top_genes=1000, seed=0): # as for `nb
     "Cells of independent negative binomials, one for each class and gene."
     return nb_per_cluster(adata, n, 1, label_key=label_key, n_top_genes=n_top_genes, seed=seed)
 
-# %% ../nbs/05_cscgan.ipynb #287ec2fe
+# %% ../nbs/05_cscgan.ipynb #571c59e8
 def judge(
     train, # AnnData with raw counts: the cells that the generator was fitted on
     held, # AnnData: real cells that it has not seen
@@ -478,7 +474,7 @@ def judge(
     ref, one, two = (i[known[i]] for i in (ref, one, two))
     return out | _by_type(scale, real, label.astype(str).to_numpy(), made, asked, ref, one, two, seed)
 
-# %% ../nbs/05_cscgan.ipynb #5497c16f
+# %% ../nbs/05_cscgan.ipynb #2c500524
 def _memory(scale, train, held, made, seed):
     "Share of cells whose nearest neighbour, among equally many training and held-out cells, is a training cell; for generated ones, and for held-out ones against all others."
     from sklearn.neighbors import NearestNeighbors
@@ -498,7 +494,7 @@ def _spread(scale, one, made, two):
     ratio = lambda a, b: float(np.abs(np.log2(a / b)).mean())
     return dict(variance=ratio(v[1], v[0]), variance_control=ratio(v[2], v[0]))
 
-# %% ../nbs/05_cscgan.ipynb #cc0bc6ae
+# %% ../nbs/05_cscgan.ipynb #424c82b8
 def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     "Structure within types, attenuation, classes asked for."
     from sklearn.linear_model import LogisticRegression
@@ -528,7 +524,7 @@ def _fold(x, mine): # (genes,): log2 fold change of mean expression
     mean = lambda rows: np.log2(np.expm1(x[rows]).mean(0) + .05)
     return mean(mine) - mean(~mine)
 
-# %% ../nbs/05_cscgan.ipynb #cb4228b1
+# %% ../nbs/05_cscgan.ipynb #735f0781
 CARD = dict(rf_auc="random forest, AUC", logistic_auc="logistic regression, AUC", mmd="MMD", ilisi="iLISI (2: mixed)", gene_gene="gene-gene correlation, all cells", within="gene-gene correlation, within types", gene_mean="gene means, r",
             variance="gene variances, mean |log2 ratio|", zeros="share of zeros, mean difference", library="library sizes, KS distance", slope="log fold changes, slope", asked="given the class asked for", memory="nearest is a training cell (½)")
 
@@ -542,7 +538,7 @@ def card(
     control = next(iter(many.values()))
     return pd.DataFrame({n: [s.get(k) for k in rows] for n, s in many.items()} | {"real": [control.get(f"{k}_control") for k in rows]}, index=[CARD[k] for k in rows]).astype(float)
 
-# %% ../nbs/05_cscgan.ipynb #b1191b63
+# %% ../nbs/05_cscgan.ipynb #954e6cd6
 class Sketches(Callback):
     "Keep what the generator makes of fixed noise every few epochs: `kept[epoch]`, counts (n, genes)."
     def __init__(self, n=300, every=10, seed=0): self.n, self.every, self.seed, self.kept = n, every, seed, {}

@@ -6,7 +6,7 @@
 __all__ = ['LIBRARIES', 'INPUTS', 'Conditioned', 'VAENet', 'row_sums', 'ElboTask', 'Waiting', 'LateStopping', 'LatePlateau',
            'late', 'LatentModel', 'level_names', 'VAE', 'whole', 'measure_library', 'expected', 'draw_counts']
 
-# %% ../nbs/04_vae_norms.ipynb #a7d08786
+# %% ../nbs/04_vae_norms.ipynb #e4cf457f
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -17,7 +17,7 @@ from .losses import kl_normal
 from .nn import CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss, log_mean, mlp, norm_layer, set_generator
 from .train import EarlyStopping, Fit, Model, Plateau, Task, child_seed, log
 
-# %% ../nbs/04_vae_norms.ipynb #b3eca884
+# %% ../nbs/04_vae_norms.ipynb #71d05ef5
 class Conditioned(nn.Module):
     "An MLP whose first layer may also see the batch: the same as a one-hot code beside its input."
     def __init__(self,
@@ -36,7 +36,7 @@ class Conditioned(nn.Module):
         h = self.layers[0](h)
         return self.layers[1:](h if self.batch is None else h + self.batch(b))
 
-# %% ../nbs/04_vae_norms.ipynb #62731702
+# %% ../nbs/04_vae_norms.ipynb #f012192f
 class VAENet(nn.Module):
     "Encoder, Gaussian latent, decoder and count head (Lopez et al. 2018)."
     def __init__(self, n_genes, n_latent=10, n_hidden=128, n_layers=1, likelihood="zinb", dispersion="gene", norm="batch", dropout=.1, library="observed", inputs="scaled", noise=0., n_batches=0, encode_batch=False, groups=None):
@@ -54,7 +54,7 @@ class VAENet(nn.Module):
         "What belongs to single genes, for `init_from`."
         return {"encoder.layers.0.weight": 1} | ({"depth.layers.0.weight": 1} if self.library == "latent" else {}) | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}
 
-# %% ../nbs/04_vae_norms.ipynb #e14ec640
+# %% ../nbs/04_vae_norms.ipynb #db2c63f2
 def row_sums(x): # sparse CSR (cells, genes) -> (cells,)
     "Sum of each row."
     at = torch.repeat_interleave(torch.arange(len(x), device=x.device), x.crow_indices().diff())
@@ -80,7 +80,7 @@ def decode(self:VAENet, z, library, b=None): # (cells, latent), (cells,), (cells
     if self.library in ("size_factor", "none"): return out
     return out | dict(log_mu=log_softmax(out["log_mu"], 1), limits=None)      # shares of the library, sum one
 
-# %% ../nbs/04_vae_norms.ipynb #86c661e5
+# %% ../nbs/04_vae_norms.ipynb #dc253929
 @patch
 def inferred(self:VAENet, x, b=None): # log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each (cells,)
     "The library size from the cell: log-normal, in units of its prior's mean and deviation."
@@ -98,7 +98,7 @@ def forward(self:VAENet, x, library, b=None): # -> parameters of the counts, and
         kl = kl + more
     return self.decode(z, library, b) | dict(kl=kl)
 
-# %% ../nbs/04_vae_norms.ipynb #541915b0
+# %% ../nbs/04_vae_norms.ipynb #1e24682f
 class ElboTask(Task):
     "Minus the ELBO, per entry; the weight of its KL term rises to one in `warmup` epochs."
     def __init__(self, module, lr=1e-3, warmup=0, seed=0, backend="auto"):
@@ -118,7 +118,7 @@ class ElboTask(Task):
         try: return self.loss(net, batch, beta=1.)
         finally: set_generator(self.module, kept)
 
-# %% ../nbs/04_vae_norms.ipynb #0619a9c1
+# %% ../nbs/04_vae_norms.ipynb #4e1327f1
 class Waiting:
     "A callback that does not look at the first `wait` epochs."
     wait = 0
@@ -130,7 +130,7 @@ class LatePlateau(Waiting, Plateau): pass
 
 def late(callback, wait): callback.wait = wait; return callback
 
-# %% ../nbs/04_vae_norms.ipynb #4808e674
+# %% ../nbs/04_vae_norms.ipynb #d06cbeaa
 class LatentModel(Model):
     "What `VAE` and `ContrastiveVI` share: counts decoded from Gaussian latents, and a bound to train on."
     _max_epochs, _fitted_json = 400, ("batch_names_",)
@@ -144,7 +144,7 @@ def level_names(adata, key, what="batch"):
     "The levels of a column of obs, in order; none without a column."
     return [] if key is None else _codes(column(adata, key, what), key)[1]
 
-# %% ../nbs/04_vae_norms.ipynb #96064428
+# %% ../nbs/04_vae_norms.ipynb #7bbe4a99
 class VAE(LatentModel):
     "Variational autoencoder of counts (Kingma & Welling 2014; Lopez et al. 2018, doi:10.1038/s41592-018-0229-2)."
     _name, _batch_size = "vae", 128
@@ -172,7 +172,7 @@ class VAE(LatentModel):
         self.norm, self.groups, self.dropout, self.noise, self.library, self.inputs = norm, groups, dropout, noise, library, inputs
         self.batch_key, self.encode_batch, self.n_top_genes, self.warmup, self.lr, self.backend = batch_key, encode_batch, n_top_genes, warmup, lr, backend
 
-# %% ../nbs/04_vae_norms.ipynb #a96576de
+# %% ../nbs/04_vae_norms.ipynb #f03745c4
 @patch
 def _build(self:VAE, n_genes):
     names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "dropout", "library", "inputs", "encode_batch", "groups")
@@ -189,7 +189,7 @@ def _known(self:VAE, view, other=None):
 @patch
 def _outputs(self:VAE, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
-# %% ../nbs/04_vae_norms.ipynb #20479aba
+# %% ../nbs/04_vae_norms.ipynb #47f22dfe
 def whole(name, v, low):
     "An `InputError` unless `v` is a whole number of at least `low`."
     if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low: raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
@@ -211,7 +211,7 @@ def _check_batches(self:LatentModel, adata):
     names = level_names(adata, self.batch_key)
     if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs at least two; leave batch_key out")
 
-# %% ../nbs/04_vae_norms.ipynb #f7a7dead
+# %% ../nbs/04_vae_norms.ipynb #ae3949ad
 LIBRARIES, INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
 
 @patch
@@ -223,7 +223,7 @@ def _check_own(self:VAE):
 @patch
 def _check_params(self:VAE, adata): self._check_own(); self._check_batches(adata)
 
-# %% ../nbs/04_vae_norms.ipynb #f0746600
+# %% ../nbs/04_vae_norms.ipynb #956324ca
 @patch
 def _fit(self:LatentModel, module, fit:Fit)->dict:
     "Train until the held-out ELBO no longer improves; the KL term has its full weight before anything is judged."
@@ -242,7 +242,7 @@ def _elbo_settings(self:LatentModel, fit:Fit): # -> dict, arguments of `ElboTask
 @patch
 def _task(self:VAE, module, fit): return ElboTask(module, **self._elbo_settings(fit))
 
-# %% ../nbs/04_vae_norms.ipynb #bc8166eb
+# %% ../nbs/04_vae_norms.ipynb #cefc7a89
 @patch
 def _measure(self:LatentModel, module, fit): measure_library(module, fit)
 
@@ -259,7 +259,7 @@ def measure_library(module, fit):
         if len(mine) < 10: mine = log_n                                   # too few for a spread of their own
         module.library_mean[b], module.library_var[b] = float(mine.mean()), max(float(mine.var()), 1e-4)
 
-# %% ../nbs/04_vae_norms.ipynb #4cb33c6a
+# %% ../nbs/04_vae_norms.ipynb #f33c9639
 @patch
 def _drawn(self:LatentModel, adata, function, seed):
     "As `_per_cell`, with random draws of their own seed."
@@ -282,7 +282,7 @@ def _bound(self:LatentModel, adata, decoded, per_cell, n_samples, seed): # decod
     each = self._drawn(adata, bound, seed)
     return each if per_cell else float(each.mean(dtype=np.float64))
 
-# %% ../nbs/04_vae_norms.ipynb #27c07a87
+# %% ../nbs/04_vae_norms.ipynb #2182490f
 @patch
 def transform(self:VAE,
     adata, # AnnData with raw counts of the same genes, by name, in any order
@@ -305,7 +305,7 @@ def elbo(self:VAE,
     "The evidence lower bound: log-likelihood summed over the model's genes, minus KL; the higher the better."
     return self._bound(adata, lambda module, b: module(*module.fields(b)), per_cell, n_samples, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #c2c0c116
+# %% ../nbs/04_vae_norms.ipynb #6b5a0812
 @patch
 def _as_batch(self:LatentModel, batch, b):
     "Codes (cells,) of minibatch `b`, or of the batch called `batch` for all its cells."
@@ -324,19 +324,24 @@ def expected(out):
     return mu * torch.sigmoid(-out["pi_logits"]) if "pi_logits" in out else mu
 
 @patch
+def _expected(self:LatentModel, adata, latent, batch): # latent(module, x, minibatch): what is decoded
+    "Expected counts (cells, genes of the file), each cell with its own library size."
+    self._check_fitted(); self._check_batch(batch)
+    def decoded(module, b):
+        x, library, code = module.fields(b)
+        if module.library == "latent": library = module.inferred(library, code)[1]
+        return expected(module.decode(latent(module, x, b), library, self._as_batch(batch, b)))
+    return self._in_place(adata, self._drawn(adata, decoded, 0))
+
+@patch
 def reconstruct(self:VAE,
     adata, # AnnData with raw counts
     *, batch=None, # decode as if every cell were of this batch; None: each its own
 )->np.ndarray: # (cells, genes of the file), float32; genes the model did not use keep their counts
     "Expected counts of each cell, decoded from its latent mean."
-    self._check_fitted(); self._check_batch(batch)
-    def decoded(module, b):
-        x, library, code = module.fields(b)
-        if module.library == "latent": library = module.inferred(library, code)[1]
-        return expected(module.decode(module.posterior(x, code)[1], library, self._as_batch(batch, b)))
-    return self._in_place(adata, self._drawn(adata, decoded, 0))
+    return self._expected(adata, lambda module, x, b: module.posterior(x, b.batch)[1], batch)
 
-# %% ../nbs/04_vae_norms.ipynb #c6f767f5
+# %% ../nbs/04_vae_norms.ipynb #10086b99
 def draw_counts(
     out:dict, # what `CountHead` returned
     rng, # numpy generator
@@ -360,7 +365,7 @@ def resample(self:VAE,
     def again(module, b): return torch.from_numpy(draw_counts({k: v.cpu() if torch.is_tensor(v) else v for k, v in module(*module.fields(b)).items()}, rng))
     return self._drawn(adata, again, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #f1ba56db
+# %% ../nbs/04_vae_norms.ipynb #b2947651
 @patch
 def sample(self:VAE,
     n:int, # cells to generate
