@@ -1,7 +1,8 @@
-# make report | test | readme | docs | bench-peers | bench-magic | clean       (see "Contributing" in README.md)
+# make report | dev | test | readme | docs | bench | bench-peers | bench-magic | clean       (see "Contributing" in README.md)
 #   PYTHON=python3.11    the Python that .venv is made with
 #   FLAGS="slow net"     test flags to switch on as well (tst_flags in settings.ini)
 #   JOBS=2 THREADS=1     pages tested side by side, and threads for each
+#   GRIDS="cluster gan"   for `make bench`: these grids only; RESULTS=results: where the files go
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -19,11 +20,17 @@ ifeq ($(origin SCNB_DATA), undefined)
   endif
 endif
 
-.PHONY: report test readme docs bench-peers bench-magic clean
+RESULTS ?= results
+
+.PHONY: report dev test readme docs bench bench-peers bench-magic clean
 .DELETE_ON_ERROR:
 
 report: $(VENV)/.installed
 	$(BIN)/scnb report -o report --overwrite
+
+# The environment alone, for working on pages. Without a GPU, put PyTorch's processor-only build into .venv first (see README.md).
+dev: $(VENV)/.installed-dev
+	@echo ". $(VENV)/bin/activate"
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python .ci/check.py --jobs $(JOBS) --threads $(THREADS) --flags "$(FLAGS)"
@@ -35,6 +42,13 @@ docs: readme
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is not on the PATH; it is a program of its own (quarto.org), not a Python package" >&2; exit 1; }
 	rm -rf _proc _docs
 	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
+
+# The stored results once more, into a folder of their own: days of one processor for all grids. What is there is not run again;
+# a grid that needs a peer which is not here says so, and the others go on.
+bench: $(VENV)/.installed
+	@for grid in $(or $(GRIDS),$$($(BIN)/scnb bench --list)); do \
+	  OMP_NUM_THREADS=$(THREADS) NUMBA_NUM_THREADS=$(THREADS) $(BIN)/scnb bench $$grid --results $(RESULTS) || missed="$$missed $$grid"; \
+	done; test -z "$$missed" || { echo "make bench: not finished:$$missed" >&2; exit 1; }
 
 # What `scnb bench speed --peers` compares with, in an environment of its own.
 bench-peers: .venv-peers/.installed

@@ -35,6 +35,7 @@ setup(
         f"Programming Language :: Python :: {cfg['min_python']}",
     ],
     python_requires=f">={cfg['min_python']}",
+    package_dir={"": "."},                                        # an editable install is then a plain path, found from any folder
     packages=find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
     include_package_data=True,
     install_requires=cfg["requirements"].split(),

@@ -393,6 +393,13 @@ def diagrams_have_alternative_text():
                 if not re.match(r"%%\|\s*fig-alt:\s*\"[^\"\n]{30,}\"\s*\n", block): yield f"nbs/{path.name}, cell {number}: the diagram's first line must be its alternative text, %%| fig-alt: \"...\", in a sentence or two"
 
 
+def figures_have_alternative_text():
+    for path in pages():
+        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
+            pictured = any(kind.startswith("image/") for o in cell.get("outputs", []) for kind in o.get("data", {}))
+            if pictured and not re.search(r'^#\| fig-alt: "[^"\n]{30,}"$', source(cell), flags=re.M): yield f'nbs/{path.name}, cell {number}: a cell that shows a figure begins with #| fig-alt: "..."; what is to be seen, in a sentence or two'
+
+
 def markdown_reads_the_same_everywhere():
     "What Jupyter shows as a list, a table or a word in angle brackets, and Pandoc does not."
     item = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+\S")
@@ -488,6 +495,18 @@ assert not heavy, f"scnb --help imports {', '.join(heavy)}"
         elif not want and "cluster" not in out.stdout: yield "scnb --help does not mention cluster"
 
 
+def pages_have_outputs():
+    for p in pages():
+        code = [c for c in json.loads(p.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        if code and not any(c["outputs"] for c in code): yield f"nbs/{p.name} has no stored output: jupyter nbconvert --to notebook --execute --inplace nbs/{p.name} stores them"
+
+
+def index_names_every_page():
+    index = "".join(source(c) for c in json.loads((NBS/"index.ipynb").read_text(encoding="utf-8"))["cells"])
+    for p in pages():
+        if p.name != "index.ipynb" and f"({p.name}" not in index: yield f"nbs/{p.name} has no row in the table of nbs/index.ipynb"
+
+
 def one_version():
     text = (LIB/"__init__.py").read_text(encoding="utf-8").strip()
     if text != f'__version__ = "{CFG["version"]}"': yield f"scnb/__init__.py holds {text!r}; settings.ini says {CFG['version']}"
@@ -504,14 +523,20 @@ def constraints_pin_everything():
             if norm(re.split(r"[<>=!~\[]", r)[0]) not in pins: yield f"constraints.txt does not pin {r} ({key})"
 
 
-CHECKS = [clean_changes_nothing, export_changes_nothing, every_module_has_a_page, readme_is_up_to_date, stored_outputs_are_clean,
-          sources_name_no_machine_path, pages_are_small, sidebar_lists_every_page, reading_order_is_import_order, imports_stay_in_cells_of_their_own,
-          site_builds_up_to_quarto, site_has_known_keys, titles_stand_alone, links_lead_somewhere, diagrams_have_alternative_text, markdown_reads_the_same_everywhere,
+CHECKS = [clean_changes_nothing, export_changes_nothing, every_module_has_a_page, readme_is_up_to_date, stored_outputs_are_clean, pages_have_outputs,
+          sources_name_no_machine_path, pages_are_small, sidebar_lists_every_page, index_names_every_page, reading_order_is_import_order, imports_stay_in_cells_of_their_own,
+          site_builds_up_to_quarto, site_has_known_keys, titles_stand_alone, links_lead_somewhere, diagrams_have_alternative_text, figures_have_alternative_text, markdown_reads_the_same_everywhere,
           letters_agree_over_pages, citation_is_valid, runtime_needs_no_tools, help_is_light, one_version, constraints_pin_everything]
 
 
-def check(f):
-    try: wrong = list(f())
+# Those that take no time, for pages named on the command line.
+QUICK = [every_module_has_a_page, stored_outputs_are_clean, pages_have_outputs, sources_name_no_machine_path, pages_are_small, sidebar_lists_every_page, index_names_every_page, reading_order_is_import_order,
+         imports_stay_in_cells_of_their_own, titles_stand_alone, links_lead_somewhere, diagrams_have_alternative_text, figures_have_alternative_text, markdown_reads_the_same_everywhere, letters_agree_over_pages]
+
+
+def check(f, about=()):
+    "Run a check, and say what it found; `about`: only what names one of these pages."
+    try: wrong = [w for w in f() if not about or any(name in w for name in about)]
     except Exception as e: wrong = [f"{type(e).__name__}: {e}"]
     print(f"{'FAIL' if wrong else 'ok  '} {f.__name__.replace('_', ' ')}", *(f"     {w}" for w in wrong), sep="\n", flush=True)
     return not wrong
@@ -544,6 +569,7 @@ def main():
     if args.one: return print(json.dumps(run_page(Path(args.one), on, args.timeout)))
 
     if "slow" in on: args.timeout *= 16
+    if "SCNB_DATA" not in os.environ and (ROOT.parent/"shared"/"data").is_dir(): os.environ["SCNB_DATA"] = str(ROOT.parent/"shared"/"data")       # as the Makefile does
     if os.environ.get("SCNB_DATA"): os.environ["SCNB_DATA"] = os.pathsep.join(str(Path(f).resolve()) for f in os.environ["SCNB_DATA"].split(os.pathsep) if f)
     if data_found():
         on.add("real")
@@ -575,9 +601,10 @@ def main():
 
         def there_are_pages():
             if not todo: yield "nbs/ holds no notebook"
-        for f in [there_are_pages, a_run_changes_no_file] + ([] if wanted else CHECKS):
-            ok = check(f)
+        for f in [there_are_pages, a_run_changes_no_file] + (QUICK if wanted else CHECKS):
+            ok = check(f, wanted if f in QUICK else ())
             passed, failed = passed + ok, failed + (not ok)
+        if wanted: print("these pages only; without a page's name all of them run, and the checks of the project as a whole")
     print(f"{passed} passed, {failed} failed", flush=True)
     return 1 if failed else 0
 

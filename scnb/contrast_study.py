@@ -8,7 +8,7 @@ __all__ = ['OURS', 'PEER_START', 'PEER_END', 'PEERS', 'STRONG', 'UNSURE', 'SCREE
            'screen_scores', 'measure_papalexi', 'treatment_scores', 'measure_kang', 'plain_folds', 'planted',
            'measure_planted', 'measure_overfit', 'measure_pace']
 
-# %% ../nbs/06c_contrast_study.ipynb #8fe9366c
+# %% ../nbs/06c_contrast_study.ipynb #d14a064b
 import json, time
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,7 @@ from .metrics import _kmeans, cluster_scores, latent_auc, pca, salient_scores
 from .train import Clock
 from .vae_norms import VAE
 
-# %% ../nbs/06c_contrast_study.ipynb #19ef6984
+# %% ../nbs/06c_contrast_study.ipynb #19b97e25
 OURS = {"contrastive": {}, "paper": dict(match=0., wasserstein=0., batch_match=0.), "told": dict(classifier=10., salient_kl=.5), "generous": dict(salient_kl=.2)}      # settings of `ContrastiveVI`
 
 def fitted(
@@ -47,7 +47,7 @@ def components(x, train, n=50): # (cells, genes), (cells,) of bool -> (cells, n)
     x = np.minimum((x - m) / sd, 10)
     return PCA(n, random_state=0).fit(x[train]).transform(x)
 
-# %% ../nbs/06c_contrast_study.ipynb #1df35bf3
+# %% ../nbs/06c_contrast_study.ipynb #2bca4343
 def spaces_of(
     method, # one of `OURS`, "vae", "scvi", "scvi_contrastive"
     adata, train, # all cells; (cells,) of bool
@@ -66,7 +66,7 @@ def spaces_of(
         return {"vae": model.transform(adata), "pca": components(x, train), "counts": x}, record, model
     return *beside(method, adata, train, seed, work, epochs, batch_size // 2, key, control, batch_key), None
 
-# %% ../nbs/06c_contrast_study.ipynb #3d361329
+# %% ../nbs/06c_contrast_study.ipynb #261115e2
 PEER_START = '''
 import json, sys, time, warnings, logging
 warnings.simplefilter("ignore"); logging.disable(logging.CRITICAL)
@@ -88,7 +88,7 @@ done = len(model.history["elbo_train"]) if "elbo_train" in model.history else ep
 print(json.dumps(dict(elbo=elbo, seconds=round(seconds, 2), epochs=done, epoch_seconds=round(seconds / done, 4), peer=version("scvi-tools"), peer_torch=torch.__version__)))
 '''
 
-# %% ../nbs/06c_contrast_study.ipynb #10f9a54f
+# %% ../nbs/06c_contrast_study.ipynb #eb48ae57
 PEERS = dict(scvi='''
 scvi.model.SCVI.setup_anndata(some, **batch)
 model = scvi.model.SCVI(some, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=.1, gene_likelihood="zinb", dispersion="gene")
@@ -97,7 +97,7 @@ seconds = time.perf_counter() - start
 spaces, elbo = dict(scvi=model.get_latent_representation(adata)), float(model.get_elbo(adata[~train].copy())) if not train.all() else None
 ''')
 
-# %% ../nbs/06c_contrast_study.ipynb #cc9dc47d
+# %% ../nbs/06c_contrast_study.ipynb #02a0c4ee
 PEERS["scvi_contrastive"] = '''
 C = scvi.external.ContrastiveVI
 C.setup_anndata(some, **batch)
@@ -121,7 +121,7 @@ with torch.no_grad():
     elbo = float(np.mean([(bound(np.flatnonzero(h & target), True) + bound(np.flatnonzero(h & ~target), False)) / h.sum() for _ in range(5)])) if h.any() else None
 '''
 
-# %% ../nbs/06c_contrast_study.ipynb #6f0a2295
+# %% ../nbs/06c_contrast_study.ipynb #2a8f31d7
 def beside(
     method, adata, train, seed, work, epochs, batch_size, key, control, batch_key, stop=True,
 ): # -> {space: (cells, dims)}, record (and for our own the model)
@@ -136,7 +136,7 @@ def beside(
     with np.load(path + ".npz") as f: spaces = dict(f)
     return spaces, told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=int(genes.sum()))
 
-# %% ../nbs/06c_contrast_study.ipynb #bfad6f60
+# %% ../nbs/06c_contrast_study.ipynb #dc871184
 STRONG = ("STAT1", "JAK2", "IFNGR2", "SMAD4", "IFNGR1", "IRF1")
 UNSURE = ("STAT2", "BRD4", "CUL3", "SPI1")        # real but weak effects, or few cells
 
@@ -165,7 +165,7 @@ def matched(
     times = min(len(h) / k for h, k in zip(have, n))
     return np.concatenate([rng.choice(h, int(k * times), replace=False) for h, k in zip(have, n)])
 
-# %% ../nbs/06c_contrast_study.ipynb #a8d0fd80
+# %% ../nbs/06c_contrast_study.ipynb #40dacf04
 def target_auc(
     z, target, batch, # (cells, dims), (cells,) names, (cells,) codes: of cells that were held out
     name, control, # the target and the controls
@@ -197,7 +197,7 @@ def shifts(
     names = [g for g in np.unique(target) if g != control]
     return pd.DataFrame({g: sum((t.loc[(g, b)] - t.loc[(control, b)]) * k for b, k in n[g].items()) / n[g].sum() for g in names}).T
 
-# %% ../nbs/06c_contrast_study.ipynb #6604031b
+# %% ../nbs/06c_contrast_study.ipynb #8dc72ee1
 def screen_scores(z, target, batch, control, depth=None, n_permutations=0, seed=0): # of held-out cells
     "All scores of one space."
     names = [g for g in np.unique(target) if g != control]
@@ -230,7 +230,7 @@ def measure_papalexi(params, work):
 
 SCREEN = dict(batch_match=10.)       # what all our settings share on this data
 
-# %% ../nbs/06c_contrast_study.ipynb #b67e4713
+# %% ../nbs/06c_contrast_study.ipynb #d03c3159
 def treatment_scores(z, types, condition, seed): # -> dict
     "Type ARI (mean of three starts of k-means) and AUC of the condition by line and by forest; type read in treated cells."
     k = types.nunique()
@@ -262,7 +262,7 @@ def plain_folds(
     t = pd.DataFrame({"log2_fold": np.log2((a + .1) / (b + .1)), "targets": a, "controls": b}, index=pd.Index(adata.var_names, name="gene"))
     return t.reindex(t["log2_fold"].abs().sort_values(ascending=False, kind="stable").index)
 
-# %% ../nbs/06c_contrast_study.ipynb #e5077b53
+# %% ../nbs/06c_contrast_study.ipynb #c5e1df34
 def planted(effect, seed, n_cells=2000, n_genes=300): # -> AnnData
     "Simulated controls, perturbed cells, and a target called \"nothing\", which are controls."
     adata = simulate_contrastive(n_cells=n_cells, n_genes=n_genes, n_batches=2, salient_scale=effect, seed=seed)
@@ -289,7 +289,7 @@ def measure_planted(params, work):
                              null=target_auc(x, target, batch, "nothing", "control", seed, n_permutations=40)))
     return dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=adata.n_vars, spaces=rows)
 
-# %% ../nbs/06c_contrast_study.ipynb #dca8b526
+# %% ../nbs/06c_contrast_study.ipynb #4d6f626a
 CURES = dict(none={}, early_stopping={}, dropout=dict(dropout=.5), noise=dict(noise=1.5), weight_decay=dict(weight_decay=1e-3), two_dimensions=dict(n_salient=2), wasserstein=dict(wasserstein=10.), no_wasserstein=dict(wasserstein=0.), told=dict(classifier=5.))
 FEW = dict(effects=("STAT1", "SMAD4"), nulls=("CD86", "ATF2", "CAV1", "ETV7"))
 
@@ -306,7 +306,7 @@ def measure_overfit(params, work):
         for what, names in FEW.items(): out[f"{where}_{what}"] = float(np.mean([target_auc(z[rows], target[rows], batch[rows], g, control, seed)["auc"] for g in names]))
     return out
 
-# %% ../nbs/06c_contrast_study.ipynb #1ac2039f
+# %% ../nbs/06c_contrast_study.ipynb #c8bf4549
 def measure_pace(params, work):
     "Seconds per epoch and held-out bound, the paper's loss, the same sizes."
     import torch

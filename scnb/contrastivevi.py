@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'ContrastiveNet', 'wasserstein', 'mismatch', 'Paired', 'ContrastiveTask', 'ContrastiveVI', 'same_names',
            'check_conditions', 'balanced', 'measure_covariates', 'reading']
 
-# %% ../nbs/06_contrastivevi.ipynb #96f32b11
+# %% ../nbs/06_contrastivevi.ipynb #2222eb20
 import math
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from .nn import GaussianLatent, count_loss
 from .train import adam, child_seed
 from .vae_norms import Conditioned, ElboTask, LatentModel, VAENet, level_names, measure_library
 
-# %% ../nbs/06_contrastivevi.ipynb #4eb9e608
+# %% ../nbs/06_contrastivevi.ipynb #56f2515d
 class ContrastiveNet(VAENet):
     "A VAE whose latent has a second part, the salient one, which is zero for controls (Weinberger et al. 2023)."
     def __init__(self, n_genes, n_salient=10, n_background=10, n_covariates=0, n_classes=0, n_hidden=128, n_layers=1, norm="batch", groups=None, dropout=.1, n_batches=0, **kw):
@@ -34,7 +34,7 @@ class ContrastiveNet(VAENet):
 
     def gene_axes(self): return super().gene_axes() | {"salient_encoder.layers.0.weight": 1}
 
-# %% ../nbs/06_contrastivevi.ipynb #46cae7ff
+# %% ../nbs/06_contrastivevi.ipynb #9017a7ad
 @patch
 def posteriors(self:ContrastiveNet, x): # -> z and s, each as (draw, mean, log-variance), each (cells, latent)
     "Both latents of each cell, from its expression and nothing else."
@@ -59,7 +59,7 @@ def forward(self:ContrastiveNet, x, library, b, covariates, target): # target: (
     logits = {} if self.classifier is None else dict(logits=self.classifier(q_s[0]))
     return self.decode(self.together(z, s, covariates), library, b) | dict(kl_z=kl, kl_s=kl_s, q_z=q_z, q_s=q_s) | logits
 
-# %% ../nbs/06_contrastivevi.ipynb #749bb2da
+# %% ../nbs/06_contrastivevi.ipynb #403b98eb
 def wasserstein(
     mean, logvar, # of the salient posterior, (cells, latent) each
     control, # (cells,) of bool
@@ -68,7 +68,7 @@ def wasserstein(
     each = (mean.square() + logvar.exp()).sum(1)
     return torch.where(control, each, 0.).sum() / control.sum().clamp(min=1)
 
-# %% ../nbs/06_contrastivevi.ipynb #26e662f3
+# %% ../nbs/06_contrastivevi.ipynb #849502de
 def mismatch(
     z, # (cells, latent) background means
     group, # (cells,) 0 for controls, 1, 2, ... for target groups
@@ -89,7 +89,7 @@ def mismatch(
     share = n[1:] * (pairs[1:] > 1e-6) * (pairs[0] > 1e-6)           # a group of one cell says nothing
     return (each * share).sum() / share.sum().clamp(min=1e-6)
 
-# %% ../nbs/06_contrastivevi.ipynb #ac215de2
+# %% ../nbs/06_contrastivevi.ipynb #0ae792c2
 class Paired:
     "Minibatches half of controls, half of targets: each cell of the larger group once an epoch, the smaller group round and round."
     def __init__(self,
@@ -112,7 +112,7 @@ class Paired:
         pairs = self.order()
         for a, b in zip(self.cuts[start:-1], self.cuts[start + 1:]): yield self.batches.take(pairs[a:b].T.ravel())
 
-# %% ../nbs/06_contrastivevi.ipynb #769bf35f
+# %% ../nbs/06_contrastivevi.ipynb #7f3d2196
 class ContrastiveTask(ElboTask):
     "Minus the ELBO of controls and targets, and the penalties; KL terms and penalties rise together."
     def __init__(self, module, group, weights, lr=1e-3, warmup=0, seed=0, backend="auto", weight_decay=0., balance=None):
@@ -137,7 +137,7 @@ class ContrastiveTask(ElboTask):
                      batch_match=lambda: mismatch(s[target], b[target], self.balance.to(s.device)[group[target], b[target]]), classifier=lambda: cross_entropy(out["logits"], group))
         return {k: f() for k, f in terms.items() if self.weights[k]}
 
-# %% ../nbs/06_contrastivevi.ipynb #01e25bc3
+# %% ../nbs/06_contrastivevi.ipynb #8e1e9b39
 class ContrastiveVI(LatentModel):
     "Salient and background variation of perturbed and control cells (Weinberger et al. 2023, doi:10.1038/s41592-023-01955-3)."
     _name, _batch_size = "contrastivevi", 256
@@ -171,7 +171,7 @@ class ContrastiveVI(LatentModel):
         self.batch_key, self.covariate_keys, self.wasserstein, self.match, self.batch_match, self.classifier, self.salient_kl = batch_key, covariate_keys, wasserstein, match, batch_match, classifier, salient_kl
         self.weight_decay, self.n_top_genes, self.warmup, self.lr, self.backend = weight_decay, n_top_genes, warmup, lr, backend
 
-# %% ../nbs/06_contrastivevi.ipynb #b3c76c91
+# %% ../nbs/06_contrastivevi.ipynb #15506d90
 KINDS = ("salient", "background")
 
 @patch
@@ -197,7 +197,7 @@ def _outputs(self:ContrastiveVI, adata): return {"obsm": {f"X_{kind}": self.tran
 def _groups(self:ContrastiveVI, adata): # -> (cells,) 0 for controls, else the number of the target group
     return torch.from_numpy(_codes(column(adata, self.condition_key, "condition"), self.condition_key, self.group_names_)[0])
 
-# %% ../nbs/06_contrastivevi.ipynb #4ba4945e
+# %% ../nbs/06_contrastivevi.ipynb #f588c560
 @patch
 def _check_params(self:ContrastiveVI, adata):
     self._check_network("n_salient", "n_background", library=("observed", "latent", "size_factor"))
@@ -219,7 +219,7 @@ def check_conditions(adata, key, control, least=10):
     if n == len(codes): raise InputError(f"obs[{key!r}] is {control!r} for all {n:,} cells: there are no targets to compare with the controls")
     if n < least: raise InputError(f"obs[{key!r}] is {control!r} for {n} cell{'s' * (n != 1)}: at least {least} controls are needed to learn the background")
 
-# %% ../nbs/06_contrastivevi.ipynb #695e8b31
+# %% ../nbs/06_contrastivevi.ipynb #a5529cf9
 @patch
 def _task(self:ContrastiveVI, module, fit):
     group = self._groups(fit.adata)
@@ -245,7 +245,7 @@ def measure_covariates(module, fit):
     c = torch.from_numpy(extras["covariates"][fit.train])
     module.covariate_mean.copy_(c.mean(0)); module.covariate_std.copy_(c.std(0).clamp(min=1e-6))
 
-# %% ../nbs/06_contrastivevi.ipynb #f96cb643
+# %% ../nbs/06_contrastivevi.ipynb #252539ea
 @patch
 def transform(self:ContrastiveVI,
     adata, # AnnData with raw counts of the same genes, by name, in any order; the condition is not looked at
@@ -269,7 +269,7 @@ def elbo(self:ContrastiveVI,
     target = self._groups(adata) > 0
     return self._bound(adata, lambda module, b: module(*module.fields(b), b.covariates, target.to(b.x.device)[b.index]), per_cell, n_samples, seed)
 
-# %% ../nbs/06_contrastivevi.ipynb #151596d1
+# %% ../nbs/06_contrastivevi.ipynb #48d92ddb
 @patch
 def decode(self:ContrastiveVI,
     adata, # AnnData with raw counts; the condition is not looked at
@@ -283,7 +283,7 @@ def decode(self:ContrastiveVI,
         return module.together(z * background, s * salient, b.covariates)
     return self._expected(adata, parts, batch)
 
-# %% ../nbs/06_contrastivevi.ipynb #d366cded
+# %% ../nbs/06_contrastivevi.ipynb #e906973d
 @patch
 def effects(self:ContrastiveVI,
     adata, # AnnData with raw counts and the condition
@@ -303,7 +303,7 @@ def effects(self:ContrastiveVI,
     t = pd.DataFrame({"log2_fold": np.log2((share[0] + .1) / (share[1] + .1)).mean(0), "with": share[0].mean(0), "without": share[1].mean(0)}, index=pd.Index(self.recipe_.genes, name="gene"))
     return t.reindex(t["log2_fold"].abs().sort_values(ascending=False, kind="stable").index)
 
-# %% ../nbs/06_contrastivevi.ipynb #0fe429b4
+# %% ../nbs/06_contrastivevi.ipynb #692b6292
 def reading(
     z, # (cells, latent)
     labels, # (cells,) codes
@@ -322,7 +322,7 @@ def reading(
         return y
     return dict(auc=score(labels), null=float(np.quantile([score(permuted()) for _ in range(n_permutations)], .95)) if n_permutations else None)
 
-# %% ../nbs/06_contrastivevi.ipynb #e09c7c57
+# %% ../nbs/06_contrastivevi.ipynb #b5441e1d
 @patch
 def leakage(self:ContrastiveVI,
     adata, # AnnData with raw counts and the condition; best of cells that were held out

@@ -7,7 +7,7 @@ __all__ = ['THETAS', 'PRESETS', 'CARD', 'profiles_of_classes', 'nb_profiles', 'P
            'AdversarialTask', 'kernel_distance', 'structure', 'ScGAN', 'CscGAN', 'measure_cells', 'nb_per_cluster',
            'nb_per_label', 'judge', 'card', 'Sketches']
 
-# %% ../nbs/05_cscgan.ipynb #9f0e68e3
+# %% ../nbs/05_cscgan.ipynb #27a9495d
 import copy, math
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .losses import gradient_penalty
 from .nn import ConditionalNorm, NORMS, n_params
 from .train import Callback, EarlyStopping, Fit, Model, Task, adam, child_seed
 
-# %% ../nbs/05_cscgan.ipynb #c86670c7
+# %% ../nbs/05_cscgan.ipynb #38552c3e
 def profiles_of_classes(
     sizes, # cells of each class
     n:int, # profiles in all, about
@@ -29,7 +29,7 @@ def profiles_of_classes(
     each = [max(1, min(round(n * s / sizes.sum()), s // 10)) for s in sizes]
     return [c for c, k in enumerate(each) for _ in range(k)]
 
-# %% ../nbs/05_cscgan.ipynb #1577d293
+# %% ../nbs/05_cscgan.ipynb #d6fcc121
 THETAS = torch.logspace(math.log10(.05), 4, 24)         # the grid
 
 def nb_profiles(
@@ -52,7 +52,7 @@ def nb_profiles(
     fit += prior / counts.shape[0] * fit.sum(1, keepdim=True)
     return rho.clamp(min=1e-8).log().float(), THETAS.log()[fit.argmax(0)]
 
-# %% ../nbs/05_cscgan.ipynb #5f627d0b
+# %% ../nbs/05_cscgan.ipynb #d59221e0
 class Profiles(nn.Module):
     "Clusters of training cells: shares, dispersions, library sizes, weights, and the class of each."
     def __init__(self, n_genes, classes):
@@ -78,7 +78,7 @@ class Profiles(nn.Module):
         self.weight.zero_().index_put_((torch.as_tensor(c), torch.as_tensor(k)), torch.ones(len(k)), accumulate=True)
         self.weight /= self.weight.sum(1, keepdim=True).clamp(min=1)
 
-# %% ../nbs/05_cscgan.ipynb #6500047c
+# %% ../nbs/05_cscgan.ipynb #d91a78ea
 class Generator(nn.Module):
     "From noise and a profile to rates (cells, genes)."
     def __init__(self, n_genes, n_profiles, n_latent=32, hidden=(128, 128), norm="none", head="counts"):
@@ -104,7 +104,7 @@ class Generator(nn.Module):
         x = self.out(h).relu()
         return x / x.sum(1, keepdim=True).clamp(min=1e-6) * library[:, None]
 
-# %% ../nbs/05_cscgan.ipynb #f1f2cd10
+# %% ../nbs/05_cscgan.ipynb #5ff8a96d
 def draw(
     rate, # (cells, genes)
     log_theta, # the same shape: log inverse dispersion; None: the rate itself is returned
@@ -118,7 +118,7 @@ def draw(
     if keep is not None: rate = rate * keep
     return rate + (torch.poisson(rate.detach(), generator=generator) - rate.detach())
 
-# %% ../nbs/05_cscgan.ipynb #907ec7b9
+# %% ../nbs/05_cscgan.ipynb #ad904dfc
 class Critic(nn.Module):
     "A score for each cell, given its class (Miyato & Koyama 2018, eq. 3)."
     def __init__(self, n_genes, hidden=(256, 128), n_classes=1):
@@ -132,7 +132,7 @@ class Critic(nn.Module):
         h = self.hidden(y)
         return self.out(h)[:, 0] + (0 if self.classes is None else (h * self.classes(c)).sum(1))
 
-# %% ../nbs/05_cscgan.ipynb #573ea61e
+# %% ../nbs/05_cscgan.ipynb #e174c28c
 class GANNet(nn.Module):
     "Profiles, generator, its running average, critic."
     def __init__(self, n_genes, classes, n_latent, hidden, norm, head, critic):
@@ -162,7 +162,7 @@ class GANNet(nn.Module):
         mine = {f"{g}.{n}": 0 for g in ("generator", "average") for n in ("out.weight", "out.bias", *(["log_theta"] if self.generator.head == "counts" else []))}
         return mine | {"critic.hidden.0.weight": 1, "profiles.log_share": 1, "profiles.log_theta": 1, "mean": 0, "sd": 0, "components": 0}
 
-# %% ../nbs/05_cscgan.ipynb #acaea036
+# %% ../nbs/05_cscgan.ipynb #1e6c478d
 class AdversarialTask(Task):
     "Wasserstein loss with gradient penalty (Gulrajani et al. 2017, algorithm 1)."
     def __init__(self, module, codes, generator, *, lr, lr_end, n_critic, penalty, thin, alone=0, amsgrad=False, decay=.99, epochs=1, seed=0):
@@ -185,7 +185,7 @@ class AdversarialTask(Task):
             for a, g in zip(self.module.average.parameters(), self.module.generator.parameters()): a.lerp_(g, 1 - self.decay)
             for a, g in zip(self.module.average.buffers(), self.module.generator.buffers()): a.copy_(g)
 
-# %% ../nbs/05_cscgan.ipynb #8082344d
+# %% ../nbs/05_cscgan.ipynb #7233fdb3
 @patch
 def _kept(self:AdversarialTask, n, device):
     "For each of `n` cells the share of molecules that the critic may see, (cells, 1); None: all."
@@ -211,12 +211,13 @@ def loss(self:AdversarialTask, net, batch):
 
 @patch
 def generator_loss(self:AdversarialTask, net, batch):
+    "The generator's loss."
     m, c = self.module, self.codes[batch.index.cpu()].to(batch.x.device)
     m.critic.requires_grad_(False)
     fake = m.seen(m.cells(m.generator, c, self.generators["noise"], self._kept(len(batch), batch.x.device)))
     return dict(loss=-m.critic(fake, c).mean())
 
-# %% ../nbs/05_cscgan.ipynb #990e4411
+# %% ../nbs/05_cscgan.ipynb #eb8508ee
 def kernel_distance(
     x, # (cells, d)
     y, # (cells, d)
@@ -243,7 +244,7 @@ def validate(self:AdversarialTask, net, batch):
     distance, r = kernel_distance(m.judged(x), m.judged(fake)), torch.nan_to_num(r)
     return dict(loss=distance + 1 - r, distance=distance, structure=r, gap=gap)
 
-# %% ../nbs/05_cscgan.ipynb #a0b519d5
+# %% ../nbs/05_cscgan.ipynb #f8bfeb3c
 PRESETS = dict(
     counts=dict(head="counts", n_profiles=None, n_latent=32, hidden=(128, 128), norm="none", critic=(256, 128), n_critic=2, penalty=10., thin=.8, alone=50, amsgrad=False, lr=4e-4, lr_end=1e-4, steps=1200, batch_size=128),
     paper=dict(head="expression", n_profiles=1, n_latent=128, hidden=(256, 512, 1024), norm="batch", critic=(1024, 512, 256), n_critic=5, penalty=10., thin=1., alone=0, amsgrad=True, lr=1e-4, lr_end=1e-5, steps=5_000_000, batch_size=128))
@@ -266,7 +267,7 @@ class ScGAN(Model):
         alone=None, # minibatches before the generator's first step
         amsgrad=None, # Adam with AMSGrad
         lr=None, lr_end=None, # learning rate at the start and at the end
-        steps=None, # minibatches at most, of which the default number of epochs is made
+        steps=None, # minibatches at most, of which the default number of epochs is made; 0: no training, the profiles alone
         n_top_genes=1000, # highly variable genes to train on; None: all
     ):
         self.preset, self.head, self.n_profiles, self.n_latent, self.hidden, self.norm, self.critic = preset, head, n_profiles, n_latent, hidden, norm, critic
@@ -278,7 +279,7 @@ class ScGAN(Model):
     def _preprocessing(self, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
     def _outputs(self, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
-# %% ../nbs/05_cscgan.ipynb #96c29f36
+# %% ../nbs/05_cscgan.ipynb #ec0ef685
 class CscGAN(ScGAN):
     "The conditional form: classes by name (after Marouf et al. 2020)."
     _name, _conditional = "cscgan", True
@@ -289,7 +290,7 @@ class CscGAN(ScGAN):
         super().__init__(preset=preset, head=head, n_profiles=n_profiles, n_latent=n_latent, hidden=hidden, norm=norm, critic=critic, n_critic=n_critic, penalty=penalty, thin=thin, alone=alone, amsgrad=amsgrad, lr=lr, lr_end=lr_end, steps=steps, n_top_genes=n_top_genes)
         self.label_key = label_key
 
-# %% ../nbs/05_cscgan.ipynb #96a4c329
+# %% ../nbs/05_cscgan.ipynb #3ad52a8d
 @patch
 def _class_codes(self:ScGAN, adata):
     "Class of each cell (-1: none) and the classes' names."
@@ -322,21 +323,21 @@ def _profile_classes(self:ScGAN, sizes, names, other):
     if few: raise InputError(f"init_from has more profiles of class {few[0]!r} than these data have cells of it: start without it")
     return list(other.profile_classes_)
 
-# %% ../nbs/05_cscgan.ipynb #03089963
+# %% ../nbs/05_cscgan.ipynb #eb2a60dc
 @patch
 def _check_params(self:ScGAN, adata):
     self._check_choices(preset=tuple(PRESETS), head=(None, "counts", "expression"), norm=(None, *NORMS))
     for name in ("n_profiles", "n_latent", "n_critic", "steps"):
         v = self._get(name)
         if name == "n_profiles" and v is None: continue
-        if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < 1: raise InputError(f"{name}={v!r}: a whole number of at least 1 is needed")
+        _whole(v, 0 if name == "steps" else 1, name)
     for name in ("hidden", "critic"):
         v = self._get(name)
         if isinstance(v, (str, int)) or not len(v) or any(not isinstance(i, (int, np.integer)) or i < 1 for i in v): raise InputError(f"{name}={v!r}: widths are needed, such as (128, 128)")
     if not 0 < self._get("thin") <= 1: raise InputError(f"thin={self.thin!r}: a share above 0, at most 1, is needed")
     if self._conditional and self.label_key is not None: column(adata, self.label_key, "classes")
 
-# %% ../nbs/05_cscgan.ipynb #fcc4c63b
+# %% ../nbs/05_cscgan.ipynb #3fc28757
 @patch
 def transform(self:ScGAN,
     adata, # AnnData with raw counts of the same genes, by name, in any order
@@ -344,7 +345,7 @@ def transform(self:ScGAN,
     "The critic's last hidden layer for each cell."
     return self._per_cell(adata, lambda module, b: module.encode(b.counts.to_dense()))
 
-# %% ../nbs/05_cscgan.ipynb #a89fb9a5
+# %% ../nbs/05_cscgan.ipynb #4d471415
 @patch
 def _fit(self:ScGAN, module, fit:Fit)->dict:
     "Measure the training cells, then train until held-out cells are no longer approached."
@@ -356,12 +357,13 @@ def _fit(self:ScGAN, module, fit:Fit)->dict:
     order = {row: i for i, row in enumerate(fit.all_cells)}
     fit.train = np.array(sorted(fit.train, key=order.get))
     measure_cells(module, fit, codes, self.profile_classes_)
+    if not self._get("steps"): return {}
     task = AdversarialTask(module, codes, fit.generator("noise"), epochs=s.max_epochs, seed=child_seed(s.seed, "held out"), **{k: self._get(k) for k in ("lr", "lr_end", "n_critic", "penalty", "thin", "alone", "amsgrad")})
     watch = [EarlyStopping(patience=max(10, s.max_epochs // 2))] if s.early_stopping and len(fit.val) > 1 else []
     fit.stage("train", task, s.max_epochs, hold_out=len(fit.val) > 1, callbacks=watch, clip=0)
     return {}
 
-# %% ../nbs/05_cscgan.ipynb #271055fb
+# %% ../nbs/05_cscgan.ipynb #f66cf0e4
 def measure_cells(module, fit, codes, classes):
     "Scale, components, clusters within each class, profiles: all from training cells."
     from sklearn.decomposition import PCA
@@ -382,7 +384,7 @@ def measure_cells(module, fit, codes, classes):
         k[mine] = first + (_kmeans(z[mine], n, seed % 2**31) if n > 1 else 0)
     module.profiles.measure(counts, k, c)
 
-# %% ../nbs/05_cscgan.ipynb #4192566c
+# %% ../nbs/05_cscgan.ipynb #7f7029da
 @patch
 def _generate(self:ScGAN, codes, seed, library):
     "Counts (cells, genes) CSR for class codes (cells,)."
@@ -408,7 +410,7 @@ def _whole(n, least, what="n"):
     if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < least: raise InputError(f"{what}={n!r}: a whole number of at least {least} is needed")
     return int(n)
 
-# %% ../nbs/05_cscgan.ipynb #d7cb37da
+# %% ../nbs/05_cscgan.ipynb #6ff6de22
 @patch
 def generate(self:CscGAN,
     n, # {"NK": 200, "B": 100}: cells of each class, by name; or a whole number: in the shares of training
@@ -432,7 +434,7 @@ def _asked(self:CscGAN, n):
     if not sum(each.values()): raise InputError("no cells are asked for: give a class and a number, such as {'NK': 200}")
     return np.repeat(list(each), list(each.values())).astype(np.int64)
 
-# %% ../nbs/05_cscgan.ipynb #816cadec
+# %% ../nbs/05_cscgan.ipynb #9ae5e946
 def nb_per_cluster(
     adata, # AnnData with raw counts: training cells
     n:int, # cells to generate
@@ -443,14 +445,14 @@ def nb_per_cluster(
 ): # AnnData, as from `CscGAN.generate`
     "Cells of independent negative binomials, one for each k-means cluster and gene."
     kind = ScGAN if label_key is None else CscGAN
-    model = kind(**({} if label_key is None else dict(label_key=label_key)), n_profiles=k, hidden=(1,), critic=(1,), n_latent=1, lr=1e-30, lr_end=1e-30, n_top_genes=n_top_genes)
-    return model.fit(adata, max_epochs=1, batch_size=100_000, validation=0., early_stopping=False, seed=seed, device="cpu", progress=False).generate(n, seed=seed)
+    model = kind(**({} if label_key is None else dict(label_key=label_key)), n_profiles=k, hidden=(1,), critic=(1,), n_latent=1, steps=0, n_top_genes=n_top_genes)
+    return model.fit(adata, validation=0., seed=seed, device="cpu", progress=False).generate(n, seed=seed)
 
 def nb_per_label(adata, n, *, label_key, n_top_genes=1000, seed=0): # as for `nb_per_cluster`
     "Cells of independent negative binomials, one for each class and gene."
     return nb_per_cluster(adata, n, 1, label_key=label_key, n_top_genes=n_top_genes, seed=seed)
 
-# %% ../nbs/05_cscgan.ipynb #571c59e8
+# %% ../nbs/05_cscgan.ipynb #2cf6ef3b
 def judge(
     train, # AnnData with raw counts: the cells that the generator was fitted on
     held, # AnnData: real cells that it has not seen
@@ -474,7 +476,7 @@ def judge(
     ref, one, two = (i[known[i]] for i in (ref, one, two))
     return out | _by_type(scale, real, label.astype(str).to_numpy(), made, asked, ref, one, two, seed)
 
-# %% ../nbs/05_cscgan.ipynb #2c500524
+# %% ../nbs/05_cscgan.ipynb #1373777c
 def _memory(scale, train, held, made, seed):
     "Share of cells whose nearest neighbour, among equally many training and held-out cells, is a training cell; for generated ones, and for held-out ones against all others."
     from sklearn.neighbors import NearestNeighbors
@@ -494,7 +496,7 @@ def _spread(scale, one, made, two):
     ratio = lambda a, b: float(np.abs(np.log2(a / b)).mean())
     return dict(variance=ratio(v[1], v[0]), variance_control=ratio(v[2], v[0]))
 
-# %% ../nbs/05_cscgan.ipynb #424c82b8
+# %% ../nbs/05_cscgan.ipynb #126fa0e0
 def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     "Structure within types, attenuation, classes asked for."
     from sklearn.linear_model import LogisticRegression
@@ -524,7 +526,7 @@ def _fold(x, mine): # (genes,): log2 fold change of mean expression
     mean = lambda rows: np.log2(np.expm1(x[rows]).mean(0) + .05)
     return mean(mine) - mean(~mine)
 
-# %% ../nbs/05_cscgan.ipynb #735f0781
+# %% ../nbs/05_cscgan.ipynb #acc9b635
 CARD = dict(rf_auc="random forest, AUC", logistic_auc="logistic regression, AUC", mmd="MMD", ilisi="iLISI (2: mixed)", gene_gene="gene-gene correlation, all cells", within="gene-gene correlation, within types", gene_mean="gene means, r",
             variance="gene variances, mean |log2 ratio|", zeros="share of zeros, mean difference", library="library sizes, KS distance", slope="log fold changes, slope", asked="given the class asked for", memory="nearest is a training cell (½)")
 
@@ -538,7 +540,7 @@ def card(
     control = next(iter(many.values()))
     return pd.DataFrame({n: [s.get(k) for k in rows] for n, s in many.items()} | {"real": [control.get(f"{k}_control") for k in rows]}, index=[CARD[k] for k in rows]).astype(float)
 
-# %% ../nbs/05_cscgan.ipynb #954e6cd6
+# %% ../nbs/05_cscgan.ipynb #b7e7c46d
 class Sketches(Callback):
     "Keep what the generator makes of fixed noise every few epochs: `kept[epoch]`, counts (n, genes)."
     def __init__(self, n=300, every=10, seed=0): self.n, self.every, self.seed, self.kept = n, every, seed, {}

@@ -10,14 +10,14 @@ __all__ = ['KEYS', 'REGISTRY', 'PATIENCE', 'InputError', 'CountsError', 'embedde
            'machine_memory', 'memory_estimate', 'open_backed', 'locate', 'fetch', 'load', 'datasets', 'simulate',
            'simulate_contrastive']
 
-# %% ../nbs/01_data.ipynb #9cb658dc
+# %% ../nbs/01_data.ipynb #a0c4dd56
 import io, json, logging, os, re, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-# %% ../nbs/01_data.ipynb #2ce310fc
+# %% ../nbs/01_data.ipynb #880aec7a
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -25,17 +25,17 @@ import torch
 from scipy import sparse
 from .kernels import dense_rows
 
-# %% ../nbs/01_data.ipynb #716dcb95
+# %% ../nbs/01_data.ipynb #a92aa4b8
 KEYS = SimpleNamespace(counts="counts", size_factor="size_factor", n_counts="n_counts", keep="scnb_keep",
                        highly_variable="highly_variable", mean="mean", std="std", uns="scnb", note="scnb_read")
 
-# %% ../nbs/01_data.ipynb #335d5a2e
+# %% ../nbs/01_data.ipynb #6fc6825f
 class InputError(ValueError):
     "The input cannot be used as it is; the message says what, where, and what to do, in one line."
 class CountsError(InputError):
     "The matrix does not hold raw counts."
 
-# %% ../nbs/01_data.ipynb #76f04b27
+# %% ../nbs/01_data.ipynb #b206d9e3
 def _warn(text):
     "To whoever listens to the log `scnb`; the command line prints it as a line on stderr."
     logging.getLogger("scnb").warning("%s", text)
@@ -46,7 +46,7 @@ def _note(adata, **what):
     adata.uns.pop(KEYS.note, None)
     if note: adata.uns[KEYS.note] = note
 
-# %% ../nbs/01_data.ipynb #1d1d84ad
+# %% ../nbs/01_data.ipynb #c4019f65
 def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_all_genes
     "Real PBMC counts that need no file: recovered from the example that scanpy's package carries."
     import scanpy as sc
@@ -62,7 +62,7 @@ def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_
     obs = pd.DataFrame({"cell_type": src.obs["bulk_labels"].astype("category"), "n_counts_all_genes": total}, index=src.obs_names.astype(str).rename(None))
     return ad.AnnData(X.astype(np.float32), obs=obs, var=pd.DataFrame(index=src.raw.var_names.astype(str).rename(None)))
 
-# %% ../nbs/01_data.ipynb #9bcbc49c
+# %% ../nbs/01_data.ipynb #41def83f
 def which_layer(adata, # the data
                 layer=None, # a layer's name, or "X"; None: `layers["counts"]` where it is there, else `X`
                ) -> str: # the name of the matrix that is meant; "X" for `X`
@@ -72,7 +72,7 @@ def which_layer(adata, # the data
         raise InputError(f"there is no layer {layer!r}: the layers are {', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
     return layer
 
-# %% ../nbs/01_data.ipynb #c979308e
+# %% ../nbs/01_data.ipynb #df9319e6
 def _matrix(adata, layer=None):
     "The matrix `which_layer` names, sparse (CSR or CSC) and of its own number type."
     layer = which_layer(adata, layer)
@@ -83,7 +83,7 @@ def _matrix(adata, layer=None):
     if not sparse.issparse(X): return sparse.csr_matrix(np.atleast_2d(np.asarray(X)))
     return X if X.format in ("csr", "csc") else X.tocsr()
 
-# %% ../nbs/01_data.ipynb #73de1486
+# %% ../nbs/01_data.ipynb #8e3878a9
 def counts_of(adata, # the data; left as it is
               layer=None, # see `which_layer`
              ) -> sparse.csr_matrix: # (cells, genes) float32, sorted, without stored zeros
@@ -93,7 +93,7 @@ def counts_of(adata, # the data; left as it is
     if (X.data == 0).any(): X = X.copy(); X.eliminate_zeros()
     return X
 
-# %% ../nbs/01_data.ipynb #5e73fd68
+# %% ../nbs/01_data.ipynb #fd517677
 def _on_disk(adata, layer=None):
     "The matrix `which_layer` names, if it lies on disk and rows of it can be read alone; else None."
     layer = which_layer(adata, layer)
@@ -101,7 +101,7 @@ def _on_disk(adata, layer=None):
     if getattr(X, "format", None) == "csc" and hasattr(X, "group"): logging.getLogger("scnb").warning("%s lies on disk by columns (CSC) and is read into memory: write it by rows, adata.X.tocsr()", layer)
     return X if getattr(X, "format", None) == "csr" and hasattr(X, "group") or type(X).__module__.startswith("h5py") else None
 
-# %% ../nbs/01_data.ipynb #d7317496
+# %% ../nbs/01_data.ipynb #61230d1e
 def _fault(X):
     "What is wrong with the arrays of a sparse matrix; empty if they agree."
     p, i, (major, minor) = X.indptr, X.indices, X.shape if X.format == "csr" else X.shape[::-1]
@@ -110,7 +110,7 @@ def _fault(X):
     if len(i) and not 0 <= i.min() <= i.max() < minor: return f"it puts a value at place {int(i.min() if i.min() < 0 else i.max()):,} of {minor:,}"
     return ""
 
-# %% ../nbs/01_data.ipynb #934aaa59
+# %% ../nbs/01_data.ipynb #8884af2a
 class DiskRows:
     "Counts that stay on disk, read by rows."
     def __init__(self, X, layer="X", cols=None):
@@ -130,7 +130,7 @@ class DiskRows:
         if fault := _fault(m): raise InputError(f"{self.layer} is broken in rows {a:,} to {b:,}: {fault}; copy or make the file again")
         return m
 
-# %% ../nbs/01_data.ipynb #b1094c8c
+# %% ../nbs/01_data.ipynb #aea40885
 def _check_starts(self):
     "Raise unless the row starts rise from 0 to the number of values and of places."
     p, g = self.indptr, self.X.group
@@ -139,7 +139,7 @@ def _check_starts(self):
 
 DiskRows.check_starts = _check_starts
 
-# %% ../nbs/01_data.ipynb #ba8ee218
+# %% ../nbs/01_data.ipynb #edd11d34
 def _read_rows(self, rows):
     "These rows in this order: CSR float32, sorted, without stored zeros."
     rows = np.asarray(rows)
@@ -161,7 +161,7 @@ def _rows_at(self, rows):
 
 DiskRows.read, DiskRows.hold, DiskRows.__getitem__ = _read_rows, _hold, _rows_at
 
-# %% ../nbs/01_data.ipynb #47502c5a
+# %% ../nbs/01_data.ipynb #be8ba3a2
 def _blocks(self, rows=None, size=4096):
     "(row numbers, counts) of `rows` (default: all), `size` at a time."
     rows = np.arange(len(self)) if rows is None else rows
@@ -181,7 +181,7 @@ def rows_of(adata, # the data
     X = _on_disk(adata, layer)
     return counts_of(adata, layer) if X is None else DiskRows(X, which_layer(adata, layer))
 
-# %% ../nbs/01_data.ipynb #9705a4fb
+# %% ../nbs/01_data.ipynb #39f948c2
 @dataclass(frozen=True)
 class CountReport:
     "What `check_counts` saw."
@@ -199,7 +199,7 @@ class CountReport:
                 f"counts per cell, max {self.max:,.0f}; {self.n_empty_cells:,} empty cells, {self.n_empty_genes:,} empty genes"
                 f"{f'; {self.n_non_integer:,} values are not integers' if self.n_non_integer else ''}")
 
-# %% ../nbs/01_data.ipynb #fbd7bf42
+# %% ../nbs/01_data.ipynb #e3f9914d
 def _offenders(X, test):
     "How many stored values of sparse `X` pass `test`, and the first one's row, column and value."
     n, first, csr = 0, None, X.format == "csr"
@@ -215,7 +215,7 @@ def _offenders(X, test):
         first = min(first or (X.shape[0], 0, 0), (int(row[i]), int(col[i]), int(pos[i])))
     return (n, *first[:2], X.data[first[2]].item()) if n else (0, None, None, None)
 
-# %% ../nbs/01_data.ipynb #28c600a5
+# %% ../nbs/01_data.ipynb #f9128ca9
 def _not_integer(v, tol):
     "Which values are further from an integer than `tol` times max(1, value)."
     if v.dtype.kind != "f": return np.zeros(len(v), bool)
@@ -226,7 +226,7 @@ def _is_counts(X, tol=1e-6):
     v = X.data
     return bool(v.size and v.any() and np.isfinite(v).all() and (v >= 0).all() and not _not_integer(v, tol).any())
 
-# %% ../nbs/01_data.ipynb #398787b7
+# %% ../nbs/01_data.ipynb #89a3d778
 def _steps(rows, undo=lambda r: r):
     "Whether, with a transformation undone, the values of most cells are multiples of the cell's smallest one."
     t = [undo(r) / undo(r).min() for r in rows]
@@ -237,7 +237,7 @@ def _total(rows, undo=lambda r: r):
     total = np.array([undo(r).sum() for r in rows])
     return float(total.mean()) if len(total) > 2 and total.std() < 1e-3 * total.mean() else None
 
-# %% ../nbs/01_data.ipynb #a5bb218e
+# %% ../nbs/01_data.ipynb #6c5ea4ab
 def _looks_like(X, tol):
     "What a matrix that holds no counts seems to be, in words (empty: no telling), and whether that is beyond doubt."
     v = X.data[np.isfinite(X.data)]
@@ -260,7 +260,7 @@ def _looks_like(X, tol):
         return "it looks normalised (each cell's counts times a factor)", True
     return ("it may be log-normalised" if v.max() < 30 else ""), False
 
-# %% ../nbs/01_data.ipynb #4264a816
+# %% ../nbs/01_data.ipynb #ecdb7fe8
 def _where_counts(adata, layer, tol=1e-6):
     "Advice: which other matrix of `adata` holds counts."
     for name in ["X", *adata.layers]:
@@ -270,21 +270,21 @@ def _where_counts(adata, layer, tol=1e-6):
     if adata.raw is not None and sparse.issparse(adata.raw.X) and _is_counts(adata.raw.X, tol): return "raw holds counts: use scnb.data.from_raw(adata) (--layer raw)"
     return "give the raw counts, as X or as a layer"
 
-# %% ../nbs/01_data.ipynb #268167c7
+# %% ../nbs/01_data.ipynb #74f06c24
 def from_raw(adata, # data with a `raw`
             ) -> ad.AnnData: # its matrix and genes as X and var; obs, obsm and uns as they are
     "The data that `adata.raw` holds."
     if adata.raw is None: raise InputError(f"there is no layer 'raw', and no raw in these data: the layers are {', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
     return adata.raw.to_adata()
 
-# %% ../nbs/01_data.ipynb #a991b772
+# %% ../nbs/01_data.ipynb #8b40d050
 def raw_or_layer(adata, # the data
                  layer=None, # a layer's name, "X", or "raw"
                 ) -> tuple: # data, and the layer to use in them
     "The data and the layer that are meant; \"raw\" (if no layer has that name) means `from_raw` and its X."
     return (from_raw(adata), "X") if layer == "raw" and "raw" not in adata.layers else (adata, layer)
 
-# %% ../nbs/01_data.ipynb #46d55454
+# %% ../nbs/01_data.ipynb #1ff71525
 _TESTS = {"NaN": lambda v, tol: np.isnan(v), "infinite": lambda v, tol: np.isinf(v), "negative": lambda v, tol: v < 0,
           "above 2^31, too large to be counts": lambda v, tol: v > 2**31, "not integers": lambda v, tol: _not_integer(v, tol)}
 
@@ -295,7 +295,7 @@ def _no_counts(adata, X, layer, what, n, i, j, value, like, sure, tol):
                        f"the first at cell {adata.obs_names[i]!r} and gene {adata.var_names[j]!r} ({value:.6g}); "
                        f"{like + '; ' if like else ''}{_where_counts(adata, layer, tol)}{hint}")
 
-# %% ../nbs/01_data.ipynb #84990491
+# %% ../nbs/01_data.ipynb #37d29a46
 def check_counts(adata, # the data; left as it is
                  *, layer=None, # see `which_layer`
                  tol=1e-6, # how far from an integer a count may be, times max(1, count)
@@ -319,13 +319,13 @@ def check_counts(adata, # the data; left as it is
     return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()), (size - int(np.count_nonzero(X.data))) / size,
                        float(np.median(n)), float(X.data.max()), layer, pseudo)
 
-# %% ../nbs/01_data.ipynb #0b5051c5
+# %% ../nbs/01_data.ipynb #e7a014e9
 def _normalised(counts, size_factor, log1p):
     "A copy of CSR `counts`, each row divided by its size factor, then log(1 + .)."
     v = counts.data / np.repeat(size_factor.astype(np.float32), np.diff(counts.indptr))
     return sparse.csr_matrix((np.log1p(v, out=v) if log1p else v, counts.indices, counts.indptr), shape=counts.shape)
 
-# %% ../nbs/01_data.ipynb #4a556f7a
+# %% ../nbs/01_data.ipynb #e0c1d89e
 def _mean_std(X):
     "Mean and standard deviation (n-1) of the columns of CSR `X`, zeros included, in double precision; a deviation of 0 becomes 1."
     n, G = X.shape
@@ -338,7 +338,7 @@ def _mean_std(X):
     std = np.sqrt(ss / max(n - 1, 1))
     return mean, np.where(std == 0, 1, std)
 
-# %% ../nbs/01_data.ipynb #e1ed76dc
+# %% ../nbs/01_data.ipynb #7b26470f
 def column(adata, # the data
            key, # a column of `obs`
            what="annotation", # what it is wanted for, for the message
@@ -348,7 +348,7 @@ def column(adata, # the data
     if any(f"obs/{key} " in l for l in np.atleast_1d(adata.uns.get(KEYS.note, {}).get("rescued", []))): raise InputError(f"obs[{key!r}] (wanted as {what}) cannot be read: the file is damaged and was rescued without it")
     raise InputError(f"obs has no column {key!r} (wanted as {what}): it has {', '.join(map(repr, adata.obs.columns)) or 'no columns'}")
 
-# %% ../nbs/01_data.ipynb #e9e62db4
+# %% ../nbs/01_data.ipynb #0860385c
 def _codes(col, key, names=None, missing=False):
     "A column of obs as numbers 0.. (int64; -1 where missing) and the names they stand for."
     if names is None:
@@ -360,7 +360,7 @@ def _codes(col, key, names=None, missing=False):
     if nan.any() and not missing: raise InputError(f"obs[{key!r}] is missing for {nan.sum():,} cells, the first {col.index[nan][0]!r}: fill it in or leave those cells out")
     return codes, names
 
-# %% ../nbs/01_data.ipynb #b16f45f2
+# %% ../nbs/01_data.ipynb #98ef0cff
 def _n_counts(adata, counts, library_key=None):
     "Library sizes (cells,): row sums, or the `library_key` column."
     if library_key is None: return np.asarray(counts.sum(1, dtype=np.float64)).ravel()
@@ -369,7 +369,7 @@ def _n_counts(adata, counts, library_key=None):
     if len(bad): raise InputError(f"obs[{library_key!r}] must hold library sizes: {len(bad):,} are missing or negative, the first at cell {adata.obs_names[bad[0]]!r}")
     return n
 
-# %% ../nbs/01_data.ipynb #11ff035a
+# %% ../nbs/01_data.ipynb #71a4f023
 @contextmanager
 def kept_threads():
     "Leave torch's number of threads as it was: the first parallel call of numba, which scanpy makes, sets it to all cores."
@@ -378,7 +378,7 @@ def kept_threads():
     finally:
         if torch.get_num_threads() != n: torch.set_num_threads(n)
 
-# %% ../nbs/01_data.ipynb #61933654
+# %% ../nbs/01_data.ipynb #3d8cb4fa
 def _highly_variable(X, n_top_genes, batch=None):
     "Which columns of log-normalised CSR `X` scanpy's default recipe calls the most variable."
     if n_top_genes >= X.shape[1]: return np.ones(X.shape[1], bool)
@@ -389,7 +389,7 @@ def _highly_variable(X, n_top_genes, batch=None):
         sc.pp.highly_variable_genes(a, n_top_genes=n_top_genes, batch_key=None if batch is None else "batch")
     return a.var["highly_variable"].to_numpy()
 
-# %% ../nbs/01_data.ipynb #feb6fd3d
+# %% ../nbs/01_data.ipynb #b088a326
 def canonical_order(adata, # the data
                     layer=None, # see `which_layer`
                    ) -> np.ndarray: # (cells,) row numbers
@@ -403,7 +403,7 @@ def canonical_order(adata, # the data
     def content(i): return [a[c.indptr[i]:c.indptr[i + 1]].tolist() for a in (c.indices, c.data)]
     return np.concatenate([b if len(b) == 1 else sorted(b, key=content) for b in np.split(order, first)])
 
-# %% ../nbs/01_data.ipynb #e7d35a79
+# %% ../nbs/01_data.ipynb #a0aa6d36
 def preprocess(adata, # raw counts; gains the keys of the table above
                *, layer=None, # see `which_layer`
                min_cells=1, # a gene is kept if at least so many kept cells have it
@@ -440,7 +440,7 @@ def preprocess(adata, # raw counts; gains the keys of the table above
     if disk: adata._scnb_counted = library_key, adata.shape, n_counts # spares a pass over the file; what a file has stored may be of other genes
     return adata
 
-# %% ../nbs/01_data.ipynb #aa2764bb
+# %% ../nbs/01_data.ipynb #87bf4dbc
 def _detected(counts): return np.diff(counts.indptr) if sparse.issparse(counts) else np.concatenate([np.diff(m.indptr) for _, m in counts.blocks()])
 
 def _measure(counts, order, size_factor, log1p, min_cells, n_top_genes, batch):
@@ -452,7 +452,7 @@ def _measure(counts, order, size_factor, log1p, min_cells, n_top_genes, batch):
     if n_top_genes is not None: top[genes] = _highly_variable((norm if log1p else norm.log1p())[:, genes], n_top_genes, batch)
     return genes, top, *_mean_std(norm)
 
-# %% ../nbs/01_data.ipynb #e22d42a7
+# %% ../nbs/01_data.ipynb #72d80969
 def _record(adata, params, n_counts, size_factor, cells, genes, top, mean, std):
     "Write what `preprocess` found."
     ours = bool(params_of(adata).get("wrote_highly_variable")) or KEYS.highly_variable not in adata.var
@@ -464,7 +464,7 @@ def _record(adata, params, n_counts, size_factor, cells, genes, top, mean, std):
         if params["wrote_highly_variable"]: adata.var[KEYS.highly_variable] = top
         adata.uns[KEYS.uns] = {k: v for k, v in params.items() if v is not None}
 
-# %% ../nbs/01_data.ipynb #7a8b0d84
+# %% ../nbs/01_data.ipynb #7885a636
 def params_of(adata) -> dict: # JSON-able; empty if `preprocess` has not run
     "The parameters that `preprocess` recorded, as plain Python values."
     p = adata.uns.get(KEYS.uns)
@@ -472,7 +472,7 @@ def params_of(adata) -> dict: # JSON-able; empty if `preprocess` has not run
     p = {k: v.item() if hasattr(v, "item") else v for k, v in p.items()}
     return {**dict.fromkeys(["n_top_genes", "max_value", "library_key", "batch_key"]), **p}
 
-# %% ../nbs/01_data.ipynb #151d7a63
+# %% ../nbs/01_data.ipynb #27cf98ed
 def _shell(adata, layer):
     "An AnnData with `adata`'s own counts matrix (shared, not copied) and copies of its tables."
     M = adata.X if layer == "X" else adata.layers[layer]
@@ -483,7 +483,7 @@ def _shell(adata, layer):
     out._scnb_told = getattr(adata, "_scnb_told", False)
     return out
 
-# %% ../nbs/01_data.ipynb #642ca131
+# %% ../nbs/01_data.ipynb #79c80074
 def prepared(adata, # the data; left as it is
              *, layer=None, # see `which_layer`
              **kw, # for `preprocess`, where it has not run
@@ -497,7 +497,7 @@ def prepared(adata, # the data; left as it is
     layer = which_layer(adata, layer)
     return preprocess(_shell(adata, layer), layer=layer, **kw)
 
-# %% ../nbs/01_data.ipynb #05123681
+# %% ../nbs/01_data.ipynb #7fce56fa
 @dataclass(eq=False)
 class Recipe:
     "How counts become model input; made from prepared data, saved with a model, applied to any data with the same genes."
@@ -536,19 +536,19 @@ class Recipe:
     @classmethod
     def from_parts(cls, meta, arrays): return cls(**meta, **{k: np.asarray(arrays[k], np.float32) for k in ("mean", "std")})
 
-# %% ../nbs/01_data.ipynb #5dade75a
+# %% ../nbs/01_data.ipynb #ff0ba7d9
 def _apply(recipe, counts, size_factor):
     "Rows of counts (CSR, the recipe's genes) as dense float32 model input (cells, genes): one row for zeros everywhere, then the others put in their places."
     mean, std = (recipe.mean, recipe.std) if recipe.scale else (np.zeros_like(recipe.mean), np.ones_like(recipe.std))
     return dense_rows(counts, size_factor, recipe.log1p, mean, std, recipe.max_value if recipe.scale else None)
 
-# %% ../nbs/01_data.ipynb #d3feaed2
+# %% ../nbs/01_data.ipynb #1fc46816
 def _occurrences(names):
     "Names made unique: (name, 0), (name, 1) for one that comes twice."
     s = pd.Series([str(n) for n in names], dtype=object)
     return list(zip(s, s.groupby(s).cumcount()))
 
-# %% ../nbs/01_data.ipynb #e70ef8b2
+# %% ../nbs/01_data.ipynb #c7569f43
 def _match(recipe, adata):
     "Where the recipe's genes are among `adata`'s columns, by name."
     if list(adata.var_names) == recipe.genes: return np.arange(adata.n_vars)
@@ -560,7 +560,7 @@ def _match(recipe, adata):
                          f"{', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}; give data with the same gene names")
     return np.array([at[w] for w in wanted])
 
-# %% ../nbs/01_data.ipynb #9b69cea7
+# %% ../nbs/01_data.ipynb #d1f4dbe4
 @dataclass(eq=False)
 class Batch:
     "Some cells, as a model takes them."
@@ -576,7 +576,7 @@ class Batch:
         "The same on another device."
         return Batch(**{k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in vars(self).items()})
 
-# %% ../nbs/01_data.ipynb #ec6e341f
+# %% ../nbs/01_data.ipynb #0dee52f2
 def _csr_tensor(m):
     "A scipy CSR matrix as a torch one with int32 indices, sharing memory."
     with warnings.catch_warnings():
@@ -584,7 +584,7 @@ def _csr_tensor(m):
         return torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(np.int32, copy=False)), torch.from_numpy(m.indices.astype(np.int32, copy=False)),
                                        torch.from_numpy(m.data), size=m.shape, check_invariants=False)
 
-# %% ../nbs/01_data.ipynb #d60dbd66
+# %% ../nbs/01_data.ipynb #c3c0495b
 def _covariates(adata, keys):
     "Numeric columns of obs as (cells, covariates) float32."
     out = np.empty((adata.n_obs, len(keys)), np.float32)
@@ -596,14 +596,14 @@ def _covariates(adata, keys):
         if len(bad): raise InputError(f"obs[{key!r}] is missing or infinite for {len(bad):,} cells, the first {adata.obs_names[bad[0]]!r}")
     return out
 
-# %% ../nbs/01_data.ipynb #fc985177
+# %% ../nbs/01_data.ipynb #e87931dc
 def _cuts(n, batch_size):
     "Where the batches of `n` cells begin and end; a last batch of one joins the one before."
     cuts = [*range(0, n, batch_size), n]
     if n > 1 and cuts[-1] - cuts[-2] == 1: del cuts[-2]
     return cuts
 
-# %% ../nbs/01_data.ipynb #e46b9526
+# %% ../nbs/01_data.ipynb #30cccddb
 class Batches:
     "Minibatches of prepared data; iterate once per epoch, after `set_epoch`."
     def __init__(self, counts, size_factor, recipe, index, batch_size, shuffle, seed, rank, world_size, extras):
@@ -637,7 +637,7 @@ class Batches:
         return Batch(torch.from_numpy(self.recipe.apply(c, s)), _csr_tensor(c), torch.from_numpy(s), torch.from_numpy(rows),
                      **{k: torch.from_numpy(v[rows]) for k, v in self.extras.items()})
 
-# %% ../nbs/01_data.ipynb #10f769ad
+# %% ../nbs/01_data.ipynb #d8dda11d
 def batches(adata, # the data; prepared on the way if they are not, and left as they are
             *, batch_size=256, # cells in a batch
             shuffle=True, # a new order every epoch
@@ -672,7 +672,7 @@ def batches(adata, # the data; prepared on the way if they are not, and left as 
     b.label_names, b.batch_names = label_names, batch_names
     return b
 
-# %% ../nbs/01_data.ipynb #5d9c521c
+# %% ../nbs/01_data.ipynb #08ce39ff
 def _check_disk(adata, layer, allow=False, **kw):
     "`check_counts` for a matrix on disk, block by block."
     X, n, genes, stored, top, pseudo, first = rows_of(adata, layer), [], 0, 0, 0, 0, ""
@@ -696,7 +696,7 @@ def _check_disk(adata, layer, allow=False, **kw):
         adata._scnb_told = True
     return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()), (size - stored) / size, float(np.median(n)), float(top), X.layer, pseudo)
 
-# %% ../nbs/01_data.ipynb #3072fa4a
+# %% ../nbs/01_data.ipynb #072f7ef7
 class Moments:
     "Mean and variance of each column, gathered block by block."
     def __init__(self, n_genes): self.n, self.mean, self.ss = 0, np.zeros(n_genes), np.zeros(n_genes)
@@ -711,7 +711,7 @@ class Moments:
         self.n = total
     def var(self): return self.ss / max(self.n - 1, 1)
 
-# %% ../nbs/01_data.ipynb #85f0e554
+# %% ../nbs/01_data.ipynb #ca6910d6
 def _dispersed(mean, var, n_top_genes):
     "scanpy's default recipe for highly variable genes (Satija 2015), from means and variances of normalised counts."
     if n_top_genes >= len(mean): return np.ones(len(mean), bool)
@@ -725,7 +725,7 @@ def _dispersed(mean, var, n_top_genes):
     known = np.sort(score[~np.isnan(score)])[::-1]
     return np.nan_to_num(score, nan=-np.inf) >= known[min(n_top_genes, len(known)) - 1]
 
-# %% ../nbs/01_data.ipynb #2c510be7
+# %% ../nbs/01_data.ipynb #727138e8
 def _measure_disk(counts, order, size_factor, log1p, min_cells, n_top_genes, batch):
     "`_measure`, in one pass over a file."
     if batch is not None: raise InputError("variable genes within batches (batch_key) are not chosen from disk: read the file into memory, or mark the genes in a column of var and train on those")
@@ -740,7 +740,7 @@ def _measure_disk(counts, order, size_factor, log1p, min_cells, n_top_genes, bat
     if n_top_genes is not None: top[genes] = _dispersed(plain.mean[genes], plain.var()[genes], n_top_genes)
     return genes, top, model.mean, np.where(std == 0, 1, std)
 
-# %% ../nbs/01_data.ipynb #a65b12fd
+# %% ../nbs/01_data.ipynb #d380da22
 def block_plan(index, batch_size, seed, block=32, ahead=8192):
     "An epoch in shuffled blocks: for each batch its rows, and the rows to read with it."
     from scdataset import BlockShuffling, scDataset
@@ -752,7 +752,7 @@ def block_plan(index, batch_size, seed, block=32, ahead=8192):
         plan[-2:] = [(rows, rows)]
     return plan
 
-# %% ../nbs/01_data.ipynb #0efb69dc
+# %% ../nbs/01_data.ipynb #9fa05aed
 class DiskBatches(Batches):
     "Minibatches of rows that stay on disk: the interface of `Batches`."
     block, ahead = 32, 8192      # cells in a block, cells read at a time
@@ -772,14 +772,14 @@ class DiskBatches(Batches):
             yield self.take(rows)
         self.counts.held = None
 
-# %% ../nbs/01_data.ipynb #89852e96
+# %% ../nbs/01_data.ipynb #6f4ea1dd
 def genes_hash(genes, # names, in order
               ) -> str: # 16 hexadecimal digits
     "A short fingerprint of gene names and their order."
     import hashlib
     return hashlib.sha256("\0".join(map(str, genes)).encode()).hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #508f001c
+# %% ../nbs/01_data.ipynb #925966b5
 def data_hash(adata, # the data
               layer=None, # see `which_layer`
              ) -> str: # 16 hexadecimal digits
@@ -801,12 +801,12 @@ def _hash_disk(adata, counts):
     for names in (adata.obs_names, adata.var_names): h.update("\0".join(map(str, names)).encode())
     return h.hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #32cc800a
+# %% ../nbs/01_data.ipynb #7fff3cee
 def _one_line(e):
     "An exception as one short line."
     return f"{type(e).__name__}: {' '.join(str(e).split())}"[:200]
 
-# %% ../nbs/01_data.ipynb #17eb4ee9
+# %% ../nbs/01_data.ipynb #a2e40854
 _NOT_OURS = {b"PK\x03\x04": "a zip archive or an Excel workbook", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive", b"(\xb5/\xfd": "a zstd archive",
              b"%PDF": "a PDF", b"<!doctype": "a web page", b"<html": "a web page", b"<?xml": "XML", b"RDX": "an R object", b"RDA": "an R object"}
 
@@ -816,7 +816,7 @@ def _unpacked(path):
     with open(path, "rb") as f: packed = f.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if packed else open(path, "rb")
 
-# %% ../nbs/01_data.ipynb #294ecada
+# %% ../nbs/01_data.ipynb #63f9cda1
 def _kind(path):
     "What sort of file `path` is: by its first bytes and, for text, by its name."
     import h5py
@@ -836,7 +836,7 @@ def _kind(path):
     if name.endswith((".h5ad", ".h5", ".hdf5")): raise InputError(f"{path}: cannot be read as h5ad or h5: it does not begin as an HDF5 file does; was it copied whole, and is the name right?")
     raise InputError(f"{path}: no way to read this kind of file; give .h5ad, 10x .h5, a 10x folder with matrix.mtx, .csv, .tsv or .txt (these may be .gz), or .h5 with X and Y")
 
-# %% ../nbs/01_data.ipynb #a55f2901
+# %% ../nbs/01_data.ipynb #6ba92178
 def read(path, # file or 10x folder
          *, label_key=None, # a column of obs that must be there; in a text table, the column that holds labels
          transpose=None, # True: the file has genes in rows; False: cells; None: cells, unless the names show that it is the other way round
@@ -862,7 +862,7 @@ def read(path, # file or 10x folder
         except CountsError: pass # whoever uses them will check
     return adata
 
-# %% ../nbs/01_data.ipynb #4cf8c940
+# %% ../nbs/01_data.ipynb #6753cfd9
 def _unique_genes(adata):
     "Make gene names unique (A, A-1, A-2) and take a note of it."
     n = int(adata.var_names.duplicated().sum())
@@ -871,13 +871,13 @@ def _unique_genes(adata):
         _note(adata, renamed_genes=n)
     return adata
 
-# %% ../nbs/01_data.ipynb #209a2fa3
+# %% ../nbs/01_data.ipynb #cf2ef22a
 def _sound(adata):
     "Raise unless `X`, the layers and `raw`, where sparse, are sound; graphs and embeddings are not looked at."
     for place, X in {"X": adata.X, **{f"layers/{k}": v for k, v in adata.layers.items()}, "raw/X": None if adata.raw is None else adata.raw.X}.items():
         if sparse.issparse(X) and X.format in ("csr", "csc") and (fault := _fault(X)): raise ValueError(f"{place} is broken: {fault}")
 
-# %% ../nbs/01_data.ipynb #5c9564ae
+# %% ../nbs/01_data.ipynb #ec5e9a9b
 def _compact(X):
     "Sparse `X` with float32 values, if that changes none of them."
     with np.errstate(over="ignore", invalid="ignore"): v = X.data.astype(np.float32)
@@ -891,7 +891,7 @@ def _sparse_rows(D):
     parts = [_compact(sparse.csr_matrix(D[i:i + step])) for i in range(0, D.shape[0], step)]
     return sparse.vstack(parts, format="csr") if parts else sparse.csr_matrix(D.shape, dtype=np.float32)
 
-# %% ../nbs/01_data.ipynb #bfe46cf0
+# %% ../nbs/01_data.ipynb #2cf78a27
 def _read_h5(path):
     "An HDF5 file: h5ad, 10x (version 2 or 3), or X and Y."
     import h5py
@@ -905,7 +905,7 @@ def _read_h5(path):
     import scanpy as sc
     return _expression(sc.read_10x_h5(path, gex_only=False))
 
-# %% ../nbs/01_data.ipynb #f23bb683
+# %% ../nbs/01_data.ipynb #315290ad
 def _expression(adata):
     "Only the genes, where a 10x file measures other things too."
     if "feature_types" not in adata.var: return adata
@@ -914,7 +914,7 @@ def _expression(adata):
     _note(adata, dropped_features=int((~gex).sum()))
     return adata[:, gex].copy()
 
-# %% ../nbs/01_data.ipynb #68d66f21
+# %% ../nbs/01_data.ipynb #b005cc73
 def _read_xy(f, path):
     "A file with a dense X (cells, genes) and, perhaps, labels Y; X may be the other way round if Y shows it."
     X = _sparse_rows(f["X"])
@@ -929,7 +929,7 @@ def _read_xy(f, path):
         adata.obs["cell_type"] = pd.Categorical([y.decode() if isinstance(y, bytes) else str(y) for y in Y.tolist()])
     return adata
 
-# %% ../nbs/01_data.ipynb #23d377e5
+# %% ../nbs/01_data.ipynb #006ac3e7
 def _read_h5ad(path):
     "An h5ad file as AnnData reads it; where AnnData refuses, what can be rescued."
     import h5py
@@ -947,7 +947,7 @@ def _read_h5ad(path):
     except MemoryError: raise
     except Exception as e: return _rescue(path, e)
 
-# %% ../nbs/01_data.ipynb #41cdb56a
+# %% ../nbs/01_data.ipynb #289cf58b
 def _text(v):
     "Text as `str`, strictly UTF-8; numbers as text."
     if np.ndim(v) != 1: raise ValueError(f"names of shape {np.shape(v)}")
@@ -966,7 +966,7 @@ def _names(node):
     key = _names_key(node)
     return _text(node[key] if hasattr(node, "dtype") else node[key][()] if hasattr(node[key], "dtype") else ad.io.read_elem(node[key]))
 
-# %% ../nbs/01_data.ipynb #a1c01ff5
+# %% ../nbs/01_data.ipynb #acdcb2e0
 def _stored(node, shape):
     "The matrix (CSR or CSC) at `node`, of this shape, that of the names; an error unless it is whole."
     name, a = node.name[1:], node.attrs
@@ -985,7 +985,7 @@ def _stored(node, shape):
     if X.shape != shape: raise ValueError(f"{name} is {X.shape[0]:,} x {X.shape[1]:,}, but there are names for {shape[0]:,} cells and {shape[1]:,} genes")
     return X
 
-# %% ../nbs/01_data.ipynb #ecddb211
+# %% ../nbs/01_data.ipynb #2d4ee1a4
 def _rescue(path, why):
     "What can be read of an h5ad file that AnnData refuses; an error unless X and all names are whole."
     import h5py
@@ -1008,7 +1008,7 @@ def _rescue(path, why):
     _note(adata, rescued=lost or [f"all was read, though AnnData refuses the file ({_one_line(why)[:90]})"])
     return adata
 
-# %% ../nbs/01_data.ipynb #1dbfc910
+# %% ../nbs/01_data.ipynb #330ae6c6
 def _rescue_part(adata, f, k, attempt):
     "Read what stands at `k` into `adata`, by `attempt`, each piece by itself."
     node, slot = f[k], getattr(adata, k, None) if k in ("obs", "var", "layers", "obsm", "varm", "obsp", "varp", "uns") else None
@@ -1024,7 +1024,7 @@ def _rescue_part(adata, f, k, attempt):
     elif k in ("raw", "raw.X"): attempt(k, lambda: _rescue_raw(adata, f, attempt))
     elif k != "X" and not k.startswith("raw."): attempt(k, lambda: {}["not a part of AnnData"])
 
-# %% ../nbs/01_data.ipynb #309ce1e9
+# %% ../nbs/01_data.ipynb #06fd97be
 def _columns(node):
     "The columns of a table, in order; those announced and missing too."
     if hasattr(node, "dtype"): return [c for c in node.dtype.names if c != _names_key(node)]
@@ -1044,7 +1044,7 @@ def _series(node, key, n):
     if np.shape(v) != (n,): raise ValueError(f"shape {np.shape(v)} where {n:,} values should be")
     return v
 
-# %% ../nbs/01_data.ipynb #0fcc2712
+# %% ../nbs/01_data.ipynb #92117f69
 def _rescue_raw(adata, f, attempt):
     "`raw`, if its matrix and its genes' names are whole, and what can be read about these genes."
     X, var = (f[f"raw/{k}"] if "raw" in f else f[f"raw.{k}"] for k in ("X", "var"))
@@ -1061,14 +1061,14 @@ def _old_categories(adata):
         for t in (adata.obs, adata.var):
             if c in t and t[c].dtype.kind in "iu" and t[c].between(-1, len(names) - 1).all(): t[c] = pd.Categorical.from_codes(t[c], names); adata.uns.pop(k, None)
 
-# %% ../nbs/01_data.ipynb #28c5863e
+# %% ../nbs/01_data.ipynb #a06da932
 _CELL = r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?|(?i:cell)[_.-]?\d+"
 _GENE = r"ENS[A-Z]*G\d{6,}(?:\.\d+)?(?:[_|].*)?|(?:FBgn|WBGene)\d+|AT[1-5MC]G\d{5}|(?i:gene)[_.-]?\d+"
 _KNOWN = set("""ACTB ACTG1 AIF1 ALB APOE B2M CALR CD14 CD19 CD3D CD3E CD4 CD74 CD79A CD79B CD8A COL1A1 CST3 CTSS CYCS EEF1A1 EEF2 ENO1 EPCAM FCGR3A FOS FTH1 FTL
 GAD1 GAD2 GAPDH GFAP GNLY GZMB HBA1 HBB HLA-A HLA-B HLA-C HLA-DRA HSP90AA1 IGHM IL7R INS JUN KIT KLRB1 KRT18 KRT8 LGALS1 LST1 LYZ MALAT1 MBP MKI67 MS4A1 MT-CO1 MT-CO2 MT-ND1
 NEAT1 NKG7 OLIG1 OLIG2 PECAM1 PLP1 PPBP PTPRC RBFOX3 RPL13 RPL3 RPLP0 RPS18 RPS27 RPS6 S100A8 S100A9 SLC17A7 SNAP25 SPARC TMSB4X TOP2A TPT1 TRAC TUBA1B TYROBP UBC VIM XIST""".split())
 
-# %% ../nbs/01_data.ipynb #167eb2f1
+# %% ../nbs/01_data.ipynb #6842683c
 def _looks(names, pattern):
     "Whether most of `names` (5,000 of them at most) have the form of `pattern`."
     some = pd.Series(names[::max(1, len(names) // 5000)], dtype=str)
@@ -1083,7 +1083,7 @@ def _genes_in_rows(rows, cols):
     "Whether names show that rows are genes and columns cells."
     return (_like_genes(rows) or _looks(cols, _CELL)) and not (_looks(rows, _CELL) or _like_genes(cols))
 
-# %% ../nbs/01_data.ipynb #2afb97a3
+# %% ../nbs/01_data.ipynb #2ca3d78d
 def _oriented(adata, transpose, path):
     "Cells in rows: turned round if told so, or if the names show it."
     told = transpose is not None
@@ -1096,7 +1096,7 @@ def _oriented(adata, transpose, path):
     _note(adata, transposed=True)
     return adata
 
-# %% ../nbs/01_data.ipynb #b7396e24
+# %% ../nbs/01_data.ipynb #99f3d85e
 def _find(folder, stems, prefix=None):
     "The one file of `folder` whose name is `prefix` and one of `stems`; else, one of `stems`; else, ends with one (each .gz or not)."
     files = sorted(p for p in folder.iterdir() if p.name.removesuffix(".gz").endswith(tuple(stems)))
@@ -1106,7 +1106,7 @@ def _find(folder, stems, prefix=None):
     if found: return found[0]
     raise InputError(f"{folder}: no 10x folder: {' or '.join(stems)} is missing; it needs matrix.mtx, barcodes.tsv, and genes.tsv or features.tsv (each may be .gz)")
 
-# %% ../nbs/01_data.ipynb #abe88bff
+# %% ../nbs/01_data.ipynb #abcabe3a
 def _read_mtx(path):
     "A 10x folder: matrix.mtx (genes, cells), barcodes.tsv, and genes.tsv or features.tsv; each may be .gz and carry a prefix."
     from scipy.io import mmread
@@ -1125,7 +1125,7 @@ def _read_mtx(path):
     if genes.shape[1] > 2: adata.var["feature_types"] = genes[2].to_numpy()
     return _expression(adata)
 
-# %% ../nbs/01_data.ipynb #82ec1be2
+# %% ../nbs/01_data.ipynb #44335bf2
 _BOM = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 def _open_text(path):
@@ -1135,7 +1135,7 @@ def _open_text(path):
     if encoding == "utf-8" and b"\0" in start: raise InputError(f"{path}: this is no text, or UTF-16 without a mark; save it as UTF-8")
     return io.TextIOWrapper(_unpacked(path), encoding=encoding)
 
-# %% ../nbs/01_data.ipynb #fb61d6e2
+# %% ../nbs/01_data.ipynb #5e80cb35
 def _first_lines(path, sep):
     "The fields of the first three lines that are not empty."
     import csv, itertools
@@ -1161,7 +1161,7 @@ def _layout(path):
         raise InputError(f"{path}: the first lines have {', '.join(map(str, n))} fields: each line must have one cell name and one value per gene")
     return best[1], *_corner(*best[2:], path)
 
-# %% ../nbs/01_data.ipynb #3dc082af
+# %% ../nbs/01_data.ipynb #54b93d77
 def _corner(head, rows, path):
     "The column names, as many as fields that count, and the first lines cut to these."
     n, blank = len(rows[0]), all(r[-1] == "" for r in rows)
@@ -1178,7 +1178,7 @@ def _corner(head, rows, path):
         raise InputError(f"{path}: the first line ({', '.join(head[:4])}, ...) holds numbers and no gene names: write the genes' names above the values")
     return head, rows
 
-# %% ../nbs/01_data.ipynb #95e40f57
+# %% ../nbs/01_data.ipynb #ef0c1f0e
 _CORNER = r"(cells?|barcodes?|samples?|genes?|names?|index|ids?|unnamed.*|(cell|gene|sample|barcode)[ _.-]?(ids?|names?|barcodes?))"
 
 def _check_cells(cells, corner, path):
@@ -1189,7 +1189,7 @@ def _check_cells(cells, corner, path):
     if (known or counted) and len(set(cells)) == len(cells): return
     raise InputError(f"{path}: the first column ({corner!r}) holds numbers, so it holds no cell names: put the cells' names first")
 
-# %% ../nbs/01_data.ipynb #37aadbef
+# %% ../nbs/01_data.ipynb #539bf712
 def _numbers(t, cells, genes, path):
     "Table `t` as CSR; an error names the first field, by row, that holds no number."
     bad = []
@@ -1207,7 +1207,7 @@ def _numbers(t, cells, genes, path):
             f"if it holds labels, name it with label_key={genes[j]!r}" if whole else "only counts may stand there")
     raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds {str(value)!r}, which is no number; {cure}")
 
-# %% ../nbs/01_data.ipynb #47cef6a7
+# %% ../nbs/01_data.ipynb #c413b327
 @contextmanager
 def _fields(path):
     "Say in our words that a line is too long."
@@ -1216,7 +1216,7 @@ def _fields(path):
         if not (m := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(e))): raise
         raise InputError(f"{path}: line {m[2]} has {m[3]} fields, where {m[1]} should be: each line must have one cell name and one value per gene") from e
 
-# %% ../nbs/01_data.ipynb #784b5ad3
+# %% ../nbs/01_data.ipynb #b45935b7
 def _read_table(path, label_key=None):
     "A text table: one line per cell, the cell's name first; genes in columns."
     sep, names, _ = _layout(path)
@@ -1237,7 +1237,7 @@ def _read_table(path, label_key=None):
     if label.any(): adata.obs[label_key] = pd.Categorical(pd.concat(labels).iloc[:, 0].replace("", None).to_numpy(dtype=object))
     return adata
 
-# %% ../nbs/01_data.ipynb #f0d2345d
+# %% ../nbs/01_data.ipynb #effe0bff
 def h5ad_bytes(adata, # the data
                compression="gzip", # of the arrays
               ) -> memoryview: # the bytes of an .h5ad file
@@ -1260,7 +1260,7 @@ def write_h5ad(adata, # the data
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/01_data.ipynb #6f1e19ed
+# %% ../nbs/01_data.ipynb #f04471c4
 @dataclass(frozen=True)
 class MemoryEstimate:
     "What a run will hold at its highest point, in bytes."
@@ -1283,7 +1283,7 @@ def machine_memory() -> int | None: # bytes
     try: return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError): return None
 
-# %% ../nbs/01_data.ipynb #14aa3961
+# %% ../nbs/01_data.ipynb #dcc88f33
 def _bytes(X):
     "Memory that a matrix takes; none for one on disk."
     if sparse.issparse(X): return X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
@@ -1305,7 +1305,7 @@ def memory_estimate(adata, # the data, or (cells, genes, non-zeros)
     fitting = 400 * 2**20 + 1500 * n if on_disk else 6 * csr + 6 * n * seen + 2**14 * seen # the last: weights, gradients and moments
     return MemoryEstimate(int(n), int(genes), nnz, stored, fitting, 2 * csr + 6 * dense if baseline else 0)
 
-# %% ../nbs/01_data.ipynb #389de8d5
+# %% ../nbs/01_data.ipynb #eb6033fb
 def _not_backed(path, layer):
     "Why the counts of a file cannot stay on disk, seen before anything is loaded; empty where they may."
     import h5py
@@ -1319,7 +1319,7 @@ def _not_backed(path, layer):
     except OSError: pass
     return "" # what cannot be opened is told by what opens it
 
-# %% ../nbs/01_data.ipynb #c7cc17dd
+# %% ../nbs/01_data.ipynb #cee41d71
 def open_backed(path, # .h5ad file with its matrix stored by rows
                 *, layer=None, # see `which_layer`; only `X` can stay on disk
                 allow_non_integer=False, # see `check_counts`
@@ -1339,14 +1339,14 @@ def open_backed(path, # .h5ad file with its matrix stored by rows
     _note(adata, non_integer=bool(allow_non_integer))
     return adata
 
-# %% ../nbs/01_data.ipynb #58f751eb
+# %% ../nbs/01_data.ipynb #40bc254a
 _scdc = "https://github.com/ttgump/scDCC/raw/142e4e0370f4134751e92a160f95f97fce8db369/data/Small_Datasets/"
 _glue = "http://download.gao-lab.org/GLUE/dataset/"
 
 def _entry(what, cells, genes, label, source, url=None, sha256=None):
     return dict(what=what, cells=cells, genes=genes, label=label, source=source, url=url, sha256=sha256)
 
-# %% ../nbs/01_data.ipynb #59623865
+# %% ../nbs/01_data.ipynb #8167d5c3
 REGISTRY = {
     "pbmc3k": _entry("PBMC, the everyday example, nine types", 2700, 13714, "cell_type", "github.com/zdebruine/RcppML data/pbmc3k.rda @5dfd53f; 10x Genomics"),
     "pbmc4k": _entry("PBMC, 2,000 variable genes, eight clusters", 4271, 2000, "cell_type", "Tian 2019; Zheng 2017", _scdc + "10X_PBMC_top2000.h5",
@@ -1361,7 +1361,7 @@ REGISTRY = {
     "multiome_pbmc": _entry("PBMC, 10x Multiome, used without labels", 9631, 29095, None, "10x Genomics, by way of GLUE", _glue + "10x-Multiome-Pbmc10k-RNA.h5ad"),
 }
 
-# %% ../nbs/01_data.ipynb #ca51e428
+# %% ../nbs/01_data.ipynb #c9c5734e
 REGISTRY |= {
     "cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 500, "cell_type", "Tian 2019; github.com/PLN-team/PLNmodels data/scRNA.rda @7ca4090"),
     "cell_lines_batches": _entry("five cell lines in five batches", 1408, 5000, "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
@@ -1373,7 +1373,7 @@ REGISTRY |= {
     "dca_sim6": _entry("simulated, six groups, true counts known", 1998, 200, "cell_type", "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group6 @d5128e3"),
 }
 
-# %% ../nbs/01_data.ipynb #341e8e7a
+# %% ../nbs/01_data.ipynb #4f807aa5
 def _cache(cache=None):
     "The folder that downloads are kept in."
     if cache is not None: return Path(cache)
@@ -1389,7 +1389,7 @@ def _known(name):
     near = difflib.get_close_matches(str(name), REGISTRY, 1)
     raise InputError(f"there is no data set {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}: there are {', '.join(REGISTRY)}")
 
-# %% ../nbs/01_data.ipynb #c2272ac5
+# %% ../nbs/01_data.ipynb #11919d61
 def locate(name, # a data set's name
            *, cache=None, # folder of downloads; None: the user's cache
           ) -> Path | None: # None: not on this machine
@@ -1401,7 +1401,7 @@ def locate(name, # a data set's name
     kept = _cache(cache) / f"{name}.h5ad"
     return kept if kept.is_file() else None
 
-# %% ../nbs/01_data.ipynb #c672cf7c
+# %% ../nbs/01_data.ipynb #6b36f55f
 PATIENCE = SimpleNamespace(silence=30, least=1000, over=60, tries=5) # seconds without a byte; bytes per second, over so many seconds; tries that each got further
 
 def _get(url, part):
@@ -1424,7 +1424,7 @@ def _get(url, part):
                 if t > PATIENCE.over and n < PATIENCE.least * t: raise TimeoutError(f"only {n:,} bytes in {t:.0f} seconds")
     if total and part.stat().st_size != total: raise ConnectionError(f"{part.stat().st_size:,} bytes came, of {total:,}")
 
-# %% ../nbs/01_data.ipynb #9e1eec0b
+# %% ../nbs/01_data.ipynb #2b2821d6
 def _resuming(part, keep=True):
     "A downloader for pooch that goes on from the file `part`, and keeps it, if it fails, for another day."
     def download(url, output_file, pooch):
@@ -1441,7 +1441,7 @@ def _resuming(part, keep=True):
         os.replace(part, output_file)
     return download
 
-# %% ../nbs/01_data.ipynb #a01cf67f
+# %% ../nbs/01_data.ipynb #506b1423
 def _download(name, entry, folder):
     "The original, checked and read."
     import pooch
@@ -1460,7 +1460,7 @@ def _download(name, entry, folder):
         adata.obs["label_int"], adata.obs["cell_type"] = number.astype(int), pd.Categorical("cluster_" + number)
     return adata
 
-# %% ../nbs/01_data.ipynb #c209d214
+# %% ../nbs/01_data.ipynb #c9cca724
 def _paul15(folder):
     "Through scanpy, which downloads into its own folder."
     import scanpy as sc
@@ -1475,7 +1475,7 @@ def _paul15(folder):
     adata.obs["cell_type"] = adata.obs.pop("paul15_clusters")
     return adata
 
-# %% ../nbs/01_data.ipynb #2b9ecaf9
+# %% ../nbs/01_data.ipynb #4bf0e249
 def fetch(name, # a data set's name
           *, cache=None, # folder of downloads; None: the user's cache
          ) -> Path: # the .h5ad file, in the cache
@@ -1493,13 +1493,13 @@ def fetch(name, # a data set's name
         write_h5ad(adata, cache / f"{name}.h5ad")
     return cache / f"{name}.h5ad"
 
-# %% ../nbs/01_data.ipynb #d28b5c38
+# %% ../nbs/01_data.ipynb #0de2a0ad
 def load(name, # see `datasets`
         ) -> ad.AnnData: # counts in X, labels in obs
     "A data set by name: from $SCNB_DATA, from the cache, or downloaded."
     return read(locate(name) or fetch(name))
 
-# %% ../nbs/01_data.ipynb #61191367
+# %% ../nbs/01_data.ipynb #ae0fa25b
 def datasets() -> pd.DataFrame: # one row per name
     "The data sets that `load` knows, and whether each is on this machine."
     t = pd.DataFrame.from_dict(REGISTRY, orient="index").rename_axis("name")
@@ -1507,7 +1507,7 @@ def datasets() -> pd.DataFrame: # one row per name
     t["status"] = ["here" if locate(n) else "can be downloaded" if t.url[n] else "in a folder only" for n in t.index]
     return t
 
-# %% ../nbs/01_data.ipynb #2c9e2c46
+# %% ../nbs/01_data.ipynb #f28a0457
 def _shares(n, groups, proportions=None):
     "Split `n` cells into `groups` by `proportions`, to the nearest cell, none left empty by rounding alone."
     p = np.full(groups, 1 / groups) if proportions is None else np.asarray(proportions, float)
@@ -1518,13 +1518,13 @@ def _shares(n, groups, proportions=None):
     while (d := n - sizes.sum()): sizes[np.argmax((exact - sizes) * np.sign(d))] += np.sign(d)
     return np.repeat(np.arange(groups), sizes)
 
-# %% ../nbs/01_data.ipynb #0f73becd
+# %% ../nbs/01_data.ipynb #9c341599
 def _factors(rng, n, genes, fraction, scale):
     "Log-normal expression factors (n, genes): 1 except for a `fraction` of the genes, drawn anew for each row."
     changed = rng.random((n, genes)) < fraction
     return np.where(changed, rng.lognormal(0, scale, (n, genes)), 1.0)
 
-# %% ../nbs/01_data.ipynb #8087f639
+# %% ../nbs/01_data.ipynb #36a9a194
 def _midpoint(mu, seen, share):
     "The log mean at which half the counts are lost, so that of the entries `seen` a `share` is lost in all."
     from scipy.optimize import brentq
@@ -1532,7 +1532,7 @@ def _midpoint(mu, seen, share):
     m = np.log(mu[seen])
     return brentq(lambda mid: expit(mid - m).mean() - share, m.min() - 40, m.max() + 40)
 
-# %% ../nbs/01_data.ipynb #d346b98d
+# %% ../nbs/01_data.ipynb #37df574c
 def _draw(rng, profiles, state, batch_factors, batch, library, theta, dropout):
     "True and observed counts (CSR): NB around library x profile x batch, then dropout logistic in the log mean."
     from scipy.special import expit
@@ -1548,7 +1548,7 @@ def _draw(rng, profiles, state, batch_factors, batch, library, theta, dropout):
         seen.append(sparse.csr_matrix(y))
     return sparse.vstack(true, format="csr"), sparse.vstack(seen, format="csr")
 
-# %% ../nbs/01_data.ipynb #dcd34a7d
+# %% ../nbs/01_data.ipynb #5dbce8da
 def _named(codes, names): return pd.Categorical.from_codes(codes, names)
 
 def _simulated(rng, profiles, state, obs, n_batches, dropout, depth, batch_scale, theta):
@@ -1563,7 +1563,7 @@ def _simulated(rng, profiles, state, obs, n_batches, dropout, depth, batch_scale
     var = pd.DataFrame({"theta": theta}, index=[f"gene_{j}" for j in range(G)])
     return ad.AnnData(seen, obs=obs, var=var, layers={"true_counts": true})
 
-# %% ../nbs/01_data.ipynb #ac59d388
+# %% ../nbs/01_data.ipynb #c66d7fbb
 def simulate(n_cells=1000, # cells
              n_genes=500, # genes
              n_groups=3, # cell types, "g0", "g1", ...
@@ -1585,7 +1585,7 @@ def simulate(n_cells=1000, # cells
     obs = {"group": _named(group, [f"g{i}" for i in range(n_groups)])}
     return _simulated(rng, profiles, group, obs, n_batches, dropout, depth, batch_scale, theta)
 
-# %% ../nbs/01_data.ipynb #17538a94
+# %% ../nbs/01_data.ipynb #193ad31f
 def simulate_contrastive(n_cells=1000, # cells, both conditions together
                          n_genes=500, # genes
                          n_shared=3, # cell types found in both conditions, "t0", "t1", ...

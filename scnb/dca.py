@@ -7,7 +7,7 @@ __all__ = ['OPTIMIZERS', 'ACTIVATIONS', 'AE_TYPES', 'NEAREST', 'NETWORK_KWDS', '
            'Squares', 'DenoisingTask', 'DCA', 'dropout_scores', 'precision_recall', 'ae_type_of', 'network_of',
            'training_of', 'dca', 'input_of', 'results_to', 'seed_of', 'audit']
 
-# %% ../nbs/02_dca.ipynb #4374907e
+# %% ../nbs/02_dca.ipynb #c4a4814e
 import numpy as np
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from .denoising import audit_of
 from .nn import CountHead, GaussianNoise, count_loss, glorot_, log_mean, mlp, LIKELIHOODS, NORMS
 from .train import EarlyStopping, Model, Plateau, Task
 
-# %% ../nbs/02_dca.ipynb #bc7c817e
+# %% ../nbs/02_dca.ipynb #95de6c33
 class CountAutoencoder(nn.Module):
     "Encoder, decoder and count head (Eraslan et al. 2019, fig. 1)."
     def __init__(self,
@@ -45,7 +45,7 @@ class CountAutoencoder(nn.Module):
     def decode(self, z, size_factor): return self.head(self.decoder(z), size_factor)
     def forward(self, x, size_factor): return self.decode(self.encode(self.drop(self.noise(x))), size_factor)
 
-# %% ../nbs/02_dca.ipynb #181b4c0d
+# %% ../nbs/02_dca.ipynb #5aa8d43d
 class CountTask(Task):
     "Reconstruct counts: mean negative log-likelihood per entry."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto"):
@@ -54,7 +54,7 @@ class CountTask(Task):
     def reconstruction(self, batch, out): return count_loss(self.module.head.likelihood, batch.counts, out, self.ridge, backend=self.backend)
     def loss(self, net, batch): return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
 
-# %% ../nbs/02_dca.ipynb #96d3901b
+# %% ../nbs/02_dca.ipynb #1328f1c5
 def both_sides(v): # number, or (encoder, decoder) -> (encoder, decoder)
     "One number for both sides, or two."
     return (float(v), float(v)) if np.isscalar(v) else tuple(map(float, v))
@@ -87,7 +87,7 @@ class DenoisingTask(CountTask):
 OPTIMIZERS = {o.lower(): getattr(torch.optim, o) for o in ("Adam", "RMSprop", "SGD", "Adamax", "NAdam", "Adagrad", "Adadelta")}
 ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, selu=nn.SELU, gelu=nn.GELU, tanh=nn.Tanh, sigmoid=nn.Sigmoid, softplus=nn.Softplus, linear=nn.Identity, leakyrelu=nn.LeakyReLU, prelu=nn.PReLU)
 
-# %% ../nbs/02_dca.ipynb #416143a5
+# %% ../nbs/02_dca.ipynb #416ad662
 class DCA(Model):
     "Deep count autoencoder: denoises counts (Eraslan et al. 2019, doi:10.1038/s41467-018-07931-2)."
     _name, _max_epochs = "dca", 300
@@ -115,10 +115,10 @@ class DCA(Model):
                                 input_dropout=self.input_dropout, activation=ACTIVATIONS[self.activation])
     def _task(self, module, fit): return DenoisingTask(module, self.lr, self.ridge, self.backend, self.l1, self.l2, self.optimizer)
 
-# %% ../nbs/02_dca.ipynb #f7143014
+# %% ../nbs/02_dca.ipynb #c5b967f0
 from fastcore.basics import patch
 
-# %% ../nbs/02_dca.ipynb #45db38ba
+# %% ../nbs/02_dca.ipynb #0f25513c
 @patch
 def _check_params(self:DCA, adata):
     self._check_choices(likelihood=LIKELIHOODS, dispersion=("gene", "cell"), norm=NORMS, activation=tuple(ACTIVATIONS), optimizer=tuple(OPTIMIZERS))
@@ -130,7 +130,7 @@ def _check_params(self:DCA, adata):
     for name in ("l1", "l2"):
         if len(v := both_sides(getattr(self, name))) != 2 or min(v) < 0: raise InputError(f"{name}={getattr(self, name)!r}: a number that is not negative is needed, or two: encoder, decoder")
 
-# %% ../nbs/02_dca.ipynb #29d0a603
+# %% ../nbs/02_dca.ipynb #60ecc329
 @patch
 def _decoded(self:DCA, adata, part, rest=None):
     "`part(output, batch)` for every cell and gene, dense float32 (cells, genes); `rest`: for genes the model did not use, None: their counts."
@@ -143,7 +143,7 @@ def _mean(self:DCA, adata):
     mu[np.asarray(counts_of(adata, self.layer_).sum(1)).ravel() == 0] = 0
     return mu
 
-# %% ../nbs/02_dca.ipynb #61870ec4
+# %% ../nbs/02_dca.ipynb #664d53b9
 @patch
 def theta(self:DCA,
     adata=None, # AnnData with counts; needed for dispersion="cell"
@@ -168,7 +168,7 @@ def _check_zinb(self:DCA):
     self._check_fitted()
     if self.likelihood != "zinb": raise InputError(f"likelihood={self.likelihood!r} has no dropout probability: fit with likelihood='zinb'")
 
-# %% ../nbs/02_dca.ipynb #cea1a7db
+# %% ../nbs/02_dca.ipynb #ee40faff
 @patch
 def dropout_probability(self:DCA,
     adata, # AnnData with counts
@@ -182,7 +182,7 @@ def dropout_probability(self:DCA,
     p[np.asarray(counts_of(adata, self.layer_).sum(1)).ravel() == 0] = 0
     return p
 
-# %% ../nbs/02_dca.ipynb #6de207cd
+# %% ../nbs/02_dca.ipynb #92f7b2d4
 @patch
 def denoise(self:DCA,
     adata, # AnnData with counts
@@ -218,7 +218,7 @@ def write_to(self:DCA,
     if pi: adata.layers[f"{key_added or self._name}_pi"] = layer
     return adata
 
-# %% ../nbs/02_dca.ipynb #f4f88d85
+# %% ../nbs/02_dca.ipynb #10afa807
 def dropout_scores(
     truth, # true counts (cells, genes)
     observed, # measured counts
@@ -234,7 +234,7 @@ def precision_recall(truth, observed, probability, thresholds=(.05, .1, .2, .3, 
     "`dropout_scores` at each threshold of the dropout probability."
     return pd.DataFrame([dict(threshold=t) | dropout_scores(truth, observed, probability > t) for t in thresholds])
 
-# %% ../nbs/02_dca.ipynb #bfaa5ce4
+# %% ../nbs/02_dca.ipynb #979ed18f
 AE_TYPES = {"normal": ("mse", "gene"), "poisson": ("poisson", "gene"), "nb": ("nb", "gene"), "nb-conddisp": ("nb", "cell"), "zinb": ("zinb", "gene"), "zinb-conddisp": ("zinb", "cell")}
 NEAREST = {"nb-shared": "nb-conddisp", "nb-fork": "nb-conddisp", "zinb-shared": "zinb-conddisp", "zinb-fork": "zinb-conddisp", "zinb-elempi": "zinb-conddisp"}     # networks of the original that are not built here
 
@@ -248,7 +248,7 @@ def ae_type_of(name): # -> likelihood, dispersion
     if key not in AE_TYPES: raise InputError(f"ae_type={name!r} is not known: use one of {', '.join(map(repr, AE_TYPES))}")
     return AE_TYPES[key]
 
-# %% ../nbs/02_dca.ipynb #851ab07a
+# %% ../nbs/02_dca.ipynb #907d9c17
 NETWORK_KWDS = dict(l1_coef="l1", l2_coef="l2", ridge="ridge", input_dropout="input_dropout")       # name in the original -> name here
 
 def network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds): # -> arguments of `DCA`
@@ -264,7 +264,7 @@ def network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds): 
     if unknown := set(kwds) - set(NETWORK_KWDS): raise InputError(f"network_kwds: {', '.join(sorted(unknown))} not known; there are {', '.join((*NETWORK_KWDS, 'l1_enc_coef', 'l2_enc_coef'))}")
     return out | {NETWORK_KWDS[k]: v for k, v in kwds.items()}
 
-# %% ../nbs/02_dca.ipynb #7b0c9d99
+# %% ../nbs/02_dca.ipynb #a7a95f9a
 def training_of(epochs, reduce_lr, early_stop, batch_size, optimizer, learning_rate, threads, verbose, kwds): # -> optimizer, learning rate, patiences, threads, arguments of `fit`
     "The training's arguments, translated; `training_kwds` may hold any of them again."
     t = dict(epochs=epochs, reduce_lr=reduce_lr, early_stop=early_stop, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, threads=threads, verbose=verbose)
@@ -283,7 +283,7 @@ class _Dropin(DCA):
         fit.stage("train", self._task(module, fit), fit.settings.max_epochs, callbacks=watch)
         return {}
 
-# %% ../nbs/02_dca.ipynb #3758624b
+# %% ../nbs/02_dca.ipynb #fe97a56c
 def dca(
     adata, # AnnData with counts in X, or in layers["counts"]
     mode="denoise", # "denoise": X becomes the denoised counts; "latent": obsm["X_dca"]; "full": both
@@ -313,7 +313,7 @@ def dca(
         results_to(adata, view, model, mode, return_info)
     return (adata, model) if copy and return_model else adata if copy else model if return_model else None
 
-# %% ../nbs/02_dca.ipynb #23b49c43
+# %% ../nbs/02_dca.ipynb #102cef22
 def input_of(adata, normalize_per_cell, scale, log1p): # -> prepared AnnData of the counts
     "The counts, prepared as the flags say; nothing of the caller's is touched."
     import anndata
@@ -345,7 +345,7 @@ def seed_of(random_state): # -> int
     if hasattr(random_state, "integers"): return int(random_state.integers(2**31 - 1))
     return int(random_state)
 
-# %% ../nbs/02_dca.ipynb #441710fb
+# %% ../nbs/02_dca.ipynb #099c4c62
 def audit(
     adata, # AnnData with counts
     model:DCA=None, # an unfitted model with the settings to be judged; default: `DCA()`

@@ -7,7 +7,7 @@ __all__ = ['LEVELS', 'MODELS', 'MAGIC', 'LINES', 'groups_found', 'plain', 'lost_
            'run_beside', 'magic_smooth', 'measure_mcv', 'measure_pair', 'proportions_read', 'measure_mixtures',
            'nearest_in', 'measure_audit', 'measure_endless']
 
-# %% ../nbs/02b_dca_study.ipynb #5959a44a
+# %% ../nbs/02b_dca_study.ipynb #08572b07
 import json, os, subprocess, tempfile
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ from .data import InputError, counts_of, load
 from .dca import DCA, audit, dropout_scores, precision_recall
 from .denoising import corrected_correlation, exchanged_loss, implied_correlation, knn_smooth, log_expression, log_mse, molecular_cv, nearest, split_counts, totals
 
-# %% ../nbs/02b_dca_study.ipynb #733ddd58
+# %% ../nbs/02b_dca_study.ipynb #1c30e261
 LEVELS = ("dropout1", "dropout3", "dropout5")
 MODELS = {"NB": dict(), "ZINB": dict(likelihood="zinb"), "ZINB, layer norm, l2": dict(likelihood="zinb", norm="layer", l2=3e-3)}
 
@@ -31,13 +31,16 @@ def groups_found(M, labels, scaled, seed=0)->float: # adjusted Rand index
     if scaled: Z = np.clip(Z / np.maximum(Z.std(0), 1e-12), -10, 10)
     return float(adjusted_rand_score(labels, _kmeans(PCA(20, random_state=seed).fit_transform(Z), len(set(labels)), seed)))
 
-def plain(M): return np.asarray(M.toarray() if sp.issparse(M) else M, np.float64)
+def plain(M):
+    "A dense array of doubles."
+    return np.asarray(M.toarray() if sp.issparse(M) else M, np.float64)
 
 def lost_error(truth, guess, observed): # mean |difference of log1p| on the lost entries
+    "How far guesses are off where counts were lost."
     lost = (observed == 0) & (truth > 0)
     return float(np.abs(np.log1p(guess[lost]) - np.log1p(truth[lost])).mean())
 
-# %% ../nbs/02b_dca_study.ipynb #cdcab6a5
+# %% ../nbs/02b_dca_study.ipynb #500e9a68
 def measure_dropout(params, work):
     "One simulation with known dropout: groups found and lost counts restored, by three models."
     import anndata
@@ -64,7 +67,7 @@ def measure_dropout(params, work):
             curves[f"{level}: {name}"] = precision_recall(truth, x, p).to_dict("list")
     return dict(n_cells=a.n_obs, n_genes=a.n_vars, n_groups=len(set(labels)), rows=rows, curves=curves)
 
-# %% ../nbs/02b_dca_study.ipynb #8bdb3340
+# %% ../nbs/02b_dca_study.ipynb #a59f2ee3
 def python_beside(
     name:str, # "magic", "peers"
 )->str: # path, or None
@@ -84,7 +87,7 @@ def run_beside(
     if run.returncode: raise RuntimeError(f"the environment {name!r} could not do it: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
     return run.stdout
 
-# %% ../nbs/02b_dca_study.ipynb #dc5df3b6
+# %% ../nbs/02b_dca_study.ipynb #bacdcd80
 MAGIC = '''
 import sys, numpy as np, scipy.sparse as sp, magic
 z = np.load(sys.argv[1]); X = sp.csr_matrix((z["data"], z["indices"], z["indptr"]), shape=z["shape"])
@@ -101,7 +104,7 @@ def magic_smooth(X, seed=0)->np.ndarray: # counts, CSR -> (cells, genes) float32
         run_beside("magic", MAGIC, there, back, seed)
         return np.load(back)
 
-# %% ../nbs/02b_dca_study.ipynb #d37aaef5
+# %% ../nbs/02b_dca_study.ipynb #ad614376
 def measure_mcv(params, work):
     "Molecular cross-validation of DCA, neighbours, gene means and, where it is installed, MAGIC."
     a, seed = load(params["data"]), params["seed"]
@@ -112,7 +115,7 @@ def measure_mcv(params, work):
     X = counts_of(a)
     return dict(n_cells=a.n_obs, n_genes=a.n_vars, nothing_exchanged=float(X.sum() / 10 / np.prod(X.shape)), rows=[{k: None if pd.isna(v) else v for k, v in r.items()} for r in t.to_dict("records")])
 
-# %% ../nbs/02b_dca_study.ipynb #a6d0baba
+# %% ../nbs/02b_dca_study.ipynb #f8c631ac
 def measure_pair(params, work, genes=("Gata1", "Sfpi1")):
     "Correlation of two genes: of the counts, corrected, and denoised in several ways."
     a, seed = load(params["data"]), params["seed"]
@@ -130,7 +133,7 @@ def measure_pair(params, work, genes=("Gata1", "Sfpi1")):
         row(f"DCA, {likelihood}", mu, r_implied=float(implied_correlation(mu, theta)[0, 1]))
     return dict(r_counts=float(corrected_correlation(x, s)[0, 0, 1]), low=float(np.nanquantile(boot, .025)), high=float(np.nanquantile(boot, .975)), genes=list(genes), rows=rows)
 
-# %% ../nbs/02b_dca_study.ipynb #5fb5fad2
+# %% ../nbs/02b_dca_study.ipynb #7ac66b6b
 LINES = ("H2228", "H1975", "HCC827")
 
 def proportions_read(Y, known, batch): # (wells, genes) normalised, (wells, 3), (wells,) -> (wells, 3)
@@ -170,7 +173,7 @@ def nearest_in(Z, n, seed=0): # -> (rows, n) row numbers, itself first
     z = PCA(20, random_state=seed).fit_transform(Z)
     return NearestNeighbors(n_neighbors=n, algorithm="brute").fit(z).kneighbors(z, return_distance=False)
 
-# %% ../nbs/02b_dca_study.ipynb #8df63154
+# %% ../nbs/02b_dca_study.ipynb #6730349e
 def measure_audit(params, work):
     "The four questions for one data set, with DCA's defaults."
     found = audit(load(params["data"]), seed=params["seed"])

@@ -9,14 +9,14 @@ __all__ = ['NEIGHBOURS', 'split_counts', 'totals', 'poisson_loss', 'rates', 'gen
            'with_null_genes', 'null_genes_test', 'cluster_means', 'fitted_theta', 'zero_inflation', 'significant',
            'Audit', 'percent', 'verdict', 'uses', 'audit_figure', 'audit_of']
 
-# %% ../nbs/01e_denoising.ipynb #a12c5cc2
+# %% ../nbs/01e_denoising.ipynb #bd534ddb
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from dataclasses import dataclass, field
 from .data import InputError, canonical_order, counts_of
 
-# %% ../nbs/01e_denoising.ipynb #0eb2892f
+# %% ../nbs/01e_denoising.ipynb #fa004eea
 def split_counts(
     X, # counts, whole numbers, CSR (cells, genes)
     rng, # numpy Generator
@@ -33,7 +33,7 @@ def totals(X): # -> (cells,) float64
     "Molecules of each cell."
     return np.asarray(X.sum(1), float).ravel()
 
-# %% ../nbs/01e_denoising.ipynb #1016110b
+# %% ../nbs/01e_denoising.ipynb #76505d9f
 def poisson_loss(
     x, # held-out counts, CSR (cells, genes)
     rate, # predicted, dense (cells, genes), > 0 wherever x is
@@ -42,7 +42,7 @@ def poisson_loss(
     i, j = x.nonzero()
     return float((rate.sum(dtype=np.float64) - (x.data * np.log(rate[i, j])).sum()) / np.prod(x.shape))
 
-# %% ../nbs/01e_denoising.ipynb #49d6815c
+# %% ../nbs/01e_denoising.ipynb #55c0b52a
 def rates(
     pred, # what a method made of `kept`, dense (cells, genes), >= 0
     kept, # counts it was given, CSR
@@ -57,7 +57,7 @@ def rates(
     out *= (totals(kept) * held_out / (1 - held_out)).astype(np.float32)[:, None]
     return out
 
-# %% ../nbs/01e_denoising.ipynb #49eb1925
+# %% ../nbs/01e_denoising.ipynb #d03eb27a
 def gene_mean(kept): # counts, CSR -> (cells, genes) float32
     "Every cell the mean profile, times its own depth."
     gene = np.asarray(kept.sum(0), np.float64).ravel()
@@ -85,7 +85,7 @@ def knn_smooth(
     w = sp.csr_matrix((np.full(n * k, 1 / k, np.float32), neighbours[:, :k].ravel(), np.arange(0, n * k + 1, k)), (n, n))
     return (w @ (sp.diags((1 / t).astype(np.float32)) @ X.astype(np.float32))).toarray() * t.astype(np.float32)[:, None]
 
-# %% ../nbs/01e_denoising.ipynb #61a7e92c
+# %% ../nbs/01e_denoising.ipynb #b7deb1bb
 NEIGHBOURS = (5, 10, 20, 40, 80, 160, 320)
 
 def molecular_cv(
@@ -109,7 +109,7 @@ def molecular_cv(
     rows += [row("neighbours", knn_smooth(kept, near, k), k) for k in ks if k <= near.shape[1]]
     return pd.DataFrame(rows + [row(name, f(a)) for name, f in methods.items()])
 
-# %% ../nbs/01e_denoising.ipynb #f5c3e855
+# %% ../nbs/01e_denoising.ipynb #d9567461
 def log_mse(x, rate)->float: # held-out counts, CSR; rates
     "Squared error of log(1 + counts per 10,000): for orientation only, it rewards shrinkage."
     t = np.maximum(rate.sum(1, keepdims=True), 1e-30)
@@ -121,7 +121,7 @@ def exchanged_loss(x, rate)->float:
     rest = (rate.sum(dtype=np.float64) - rate[x.nonzero()].sum(dtype=np.float64)) * -np.log(1e-6)
     return float((x.sum() + rest - (rate[x.nonzero()] * np.log(x.data + 1e-6)).sum()) / np.prod(x.shape))
 
-# %% ../nbs/01e_denoising.ipynb #5232f351
+# %% ../nbs/01e_denoising.ipynb #e2a4e51b
 def expression_moments(
     X, # counts of some genes, dense (cells, genes)
     s, # size factors (cells,)
@@ -142,7 +142,7 @@ def corrected_correlation(X, s, weights=None): # -> (draws, genes, genes), NaN w
     sd = np.sqrt(np.where((v := np.einsum("dgg->dg", cov)) > 0, v, np.nan))
     return cov / sd[:, :, None] / sd[:, None, :]
 
-# %% ../nbs/01e_denoising.ipynb #0994247e
+# %% ../nbs/01e_denoising.ipynb #54a83b75
 def implied_correlation(
     mean, # fitted means with the library size removed, dense (cells, genes)
     theta, # inverse dispersion (genes,)
@@ -155,7 +155,7 @@ def implied_correlation(
     np.fill_diagonal(out, 1.)
     return out
 
-# %% ../nbs/01e_denoising.ipynb #f377f02a
+# %% ../nbs/01e_denoising.ipynb #a9642ed6
 def well_measured(
     X, # counts, CSR (cells, genes)
     s, # size factors (cells,)
@@ -191,7 +191,7 @@ def agreement(
     t["beyond"] = (t.r_denoised > t.high) & (t.r_denoised > 0) | (t.r_denoised < t.low) & (t.r_denoised < 0)
     return t.dropna()
 
-# %% ../nbs/01e_denoising.ipynb #b4d9aa28
+# %% ../nbs/01e_denoising.ipynb #958616f1
 def differing(
     Y, # log expression, dense (cells, genes)
     one, other, # bool (cells,)
@@ -215,7 +215,7 @@ def random_halves(n, seed): # -> bool (cells,), half of them True
     half[np.random.default_rng(seed).permutation(n)[:n // 2]] = True
     return half
 
-# %% ../nbs/01e_denoising.ipynb #44ce2438
+# %% ../nbs/01e_denoising.ipynb #21b942da
 def halves_test(
     adata, # counts of cells of one type
     denoise, # function of an AnnData that returns (cells, genes)
@@ -235,7 +235,7 @@ def halves_test(
         shares["denoised apart"].append(differing(log_expression(Y), half, ~half))
     return pd.DataFrame([dict(what=w, mean=np.mean(v), least=np.min(v), most=np.max(v), splits=len(v)) for w, v in shares.items() if v])
 
-# %% ../nbs/01e_denoising.ipynb #ca832e3d
+# %% ../nbs/01e_denoising.ipynb #3bcd9e61
 def with_null_genes(
     adata, # counts
     share:float=0.2, # of the genes
@@ -264,7 +264,7 @@ def null_genes_test(
     test = lambda M: differing((M.toarray() if sp.issparse(M) else np.asarray(M))[:, null] / np.maximum(t, 1e-30), one, other)
     return pd.DataFrame([dict(what="counts", differ=test(a.X), genes=int(null.sum())), dict(what="denoised", differ=test(denoise(a)), genes=int(null.sum()))])
 
-# %% ../nbs/01e_denoising.ipynb #737166f3
+# %% ../nbs/01e_denoising.ipynb #16f8c13e
 def cluster_means(
     X, # counts, CSR (cells, genes)
     labels=None, # (cells,) clusters; None: one
@@ -275,7 +275,7 @@ def cluster_means(
     total = np.asarray((one @ X).todense(), float)
     return (total / np.maximum(total.sum(1, keepdims=True), 1e-30))[codes] * totals(X)[:, None]
 
-# %% ../nbs/01e_denoising.ipynb #f23db2dc
+# %% ../nbs/01e_denoising.ipynb #5c20d7c2
 def fitted_theta(x, mean)->np.ndarray: # counts, CSC; expected, dense; -> (genes,)
     "Inverse dispersion of each gene by maximum likelihood: the best of a grid, refined by a parabola in log theta."
     from scipy.special import gammaln
@@ -291,7 +291,7 @@ def fitted_theta(x, mean)->np.ndarray: # counts, CSC; expected, dense; -> (genes
     shift = np.clip(np.divide(a - c, 2 * bend, out=np.zeros_like(b), where=bend < -1e-9), -1, 1)
     return np.exp(np.log(grid[i]) + shift * np.log(grid[1] / grid[0]))
 
-# %% ../nbs/01e_denoising.ipynb #ab776dad
+# %% ../nbs/01e_denoising.ipynb #68ca3d5d
 def zero_inflation(
     X, # counts, CSR (cells, genes)
     mean, # expected counts, dense (cells, genes)
@@ -320,10 +320,10 @@ def significant(p, level:float=0.05): # p-values, NaN left out -> share, at this
     ok = np.flatnonzero(p <= level * np.arange(1, len(p) + 1) / len(p))
     return float((ok[-1] + 1) / len(p)) if len(ok) else 0.
 
-# %% ../nbs/01e_denoising.ipynb #2516ba69
+# %% ../nbs/01e_denoising.ipynb #f820243b
 from . import plot
 
-# %% ../nbs/01e_denoising.ipynb #507085d5
+# %% ../nbs/01e_denoising.ipynb #cba0c156
 @dataclass
 class Audit:
     "What the four questions gave for one data set and one way of denoising."
@@ -351,8 +351,10 @@ class Audit:
     @property
     def likelihood(self): return "zinb" if self.inflated_zeros > .2 else "nb" if self.overdispersed > .1 else "poisson"
 
-# %% ../nbs/01e_denoising.ipynb #852521c3
-def percent(v): return "not tested" if np.isnan(v) else "none" if v == 0 else f"{v:.0%}" if v >= .01 else "less than 1%"
+# %% ../nbs/01e_denoising.ipynb #6f3cb72a
+def percent(v):
+    "A share in words."
+    return "not tested" if np.isnan(v) else "none" if v == 0 else f"{v:.0%}" if v >= .01 else "less than 1%"
 
 def verdict(self)->list: # of sentences
     "What the audit says."
@@ -379,12 +381,12 @@ def uses(a:Audit)->str:
 
 Audit.verdict = verdict
 
-# %% ../nbs/01e_denoising.ipynb #4c2bd555
+# %% ../nbs/01e_denoising.ipynb #ba26e52d
 def audit_figure(self): # Audit -> Axes
     "Four panels, one for each question."
     import matplotlib.pyplot as plt
     with plot.style():
-        fig, ax = plt.subplots(1, 4, figsize=(14, 3.1), gridspec_kw=dict(wspace=.6))
+        fig, ax = plt.subplots(2, 2, figsize=(8.6, 6.2), gridspec_kw=dict(wspace=.55, hspace=.5)); ax = ax.ravel()
         _loss_panel(self, ax[0]); _pairs_panel(self, ax[1]); _differences_panel(self, ax[2]); _zeros_panel(self, ax[3])
     return ax[0]
 
@@ -401,7 +403,7 @@ def _pairs_panel(a, ax):
         u = t[t.beyond == beyond]
         ax.scatter(u.r_counts.clip(-1, 1), u.r_denoised, s=5, color=color, rasterized=True, label="beyond its interval" if beyond else "inside")
     ax.plot([-1, 1], [-1, 1], color=plot.INK, lw=.8)
-    ax.legend(fontsize=8, loc="lower right", markerscale=2)
+    ax.legend(fontsize=8, loc="lower right", markerscale=2, handletextpad=.1, borderaxespad=.2)
     ax.set_title("correlations of genes"); ax.set_xlabel("from counts, noise taken out"); ax.set_ylabel("denoised")
 
 def _differences_panel(a, ax):
@@ -419,7 +421,7 @@ def _zeros_panel(a, ax):
 
 Audit.figure = audit_figure
 
-# %% ../nbs/01e_denoising.ipynb #a0c8a0d9
+# %% ../nbs/01e_denoising.ipynb #9c93c535
 def audit_of(
     adata, # counts
     denoise, # function of an AnnData that returns (cells, genes) on the counts scale

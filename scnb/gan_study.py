@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ARMS', 'halves', 'measure_gan', 'resampled', 'cut', 'rare_f1', 'measure_augment']
 
-# %% ../nbs/05a_gan_study.ipynb #7b6da47f
+# %% ../nbs/05a_gan_study.ipynb #0e0f4dff
 import time
 import numpy as np
 import pandas as pd
 from .cscgan import CscGAN, ScGAN, judge, nb_per_cluster, nb_per_label
 from .data import InputError, REGISTRY, counts_of, data_hash, load
 
-# %% ../nbs/05a_gan_study.ipynb #a517975f
+# %% ../nbs/05a_gan_study.ipynb #3f71e7a8
 def halves(
     params, # data, seed
 )->tuple: # AnnData of the training cells, of the others, name of the label
@@ -23,7 +23,7 @@ def halves(
     one, two = (np.sort(i) for i in np.array_split(order, 2))
     return adata[one].copy(), adata[two].copy(), label
 
-# %% ../nbs/05a_gan_study.ipynb #8d5a483b
+# %% ../nbs/05a_gan_study.ipynb #a3d3f45a
 def _gan(kind, **kw):
     def fitted(train, n, label, seed):
         model = (CscGAN(label_key=label, **kw) if kind == "cscgan" else ScGAN(**kw)).fit(train, seed=seed, device="cpu", progress=False)
@@ -55,7 +55,7 @@ def measure_gan(params, work=None):
     scores = {k: None if splits[0][k] is None else float(np.mean([s[k] for s in splits])) for k in splits[0]}
     return dict(data_hash=data_hash(train), n_cells=train.n_obs, n_genes=fake.n_vars, seconds=seconds) | more | {k: None if v is not None and np.isnan(v) else v for k, v in scores.items()}
 
-# %% ../nbs/05a_gan_study.ipynb #79555dbb
+# %% ../nbs/05a_gan_study.ipynb #2c78b7b9
 def resampled(
     x, # (cells, d) training cells
     y, # (cells,) their classes
@@ -93,7 +93,7 @@ def rare_f1(z, y, test, truth, rare, seed):
     judges = dict(logistic=LogisticRegression(C=.01, max_iter=500), forest=RandomForestClassifier(100, random_state=seed))
     return {k: float(f1_score(truth == rare, j.fit(z, y).predict(test) == rare)) for k, j in judges.items()}
 
-# %% ../nbs/05a_gan_study.ipynb #870e3145
+# %% ../nbs/05a_gan_study.ipynb #3a8e2c37
 def measure_augment(params, work=None):
     "F1 of a class that was cut down, with and without generated cells in its place."
     train, held, label = halves(params)
@@ -102,7 +102,7 @@ def measure_augment(params, work=None):
     start = time.perf_counter()
     model = CscGAN(label_key=label).fit(small, seed=seed, device="cpu", progress=False)
     seconds, more = round(time.perf_counter() - start, 2), was - n
-    clustered = CscGAN(label_key=label, steps=1, alone=10).fit(small, seed=seed, device="cpu", progress=False)
+    clustered = CscGAN(label_key=label, steps=0).fit(small, seed=seed, device="cpu", progress=False)
     z = _points(small, model.recipe_.genes)
     y, truth, x, test = small.obs[label].astype(str).to_numpy(), held.obs[label].astype(str).to_numpy(), z(small), z(held)
     added = dict(plain=x[:0]) | resampled(x, y, rare, more, seed) | {name: z(m.generate({rare: more}, seed=seed)) for name, m in (("cscgan", model), ("clustered_nb", clustered))}

@@ -127,10 +127,11 @@ class Granularity:
     @property
     def n_cells(self): return next(iter(self.families.values()))[0][1].shape[1]
 
-# %% ../nbs/02a_granularity.ipynb #a82fc949
+# %% ../nbs/02a_granularity.ipynb #8a53d421
 RESOLUTIONS = (0.25, 0.5, 1.0)     # of the partitions that merging starts from
 
 def evenly(n, most): # -> at most `most` of the numbers 0 .. n - 1, evenly spaced
+    "At most so many of the numbers, evenly spaced."
     return np.unique(np.linspace(0, n - 1, min(most, n)).astype(int))
 
 def judge_space(X, n_comps=20, seed=0):
@@ -185,7 +186,7 @@ def granularity(
     families = {r: [f[r] for f in found] for r in resolutions}
     return Granularity(explained_and_returned(families), families)
 
-# %% ../nbs/02a_granularity.ipynb #7624e720
+# %% ../nbs/02a_granularity.ipynb #3941a9b9
 def overlaps(a, b): # -> (clusters of a, clusters of b)
     "Cells in each pair of clusters."
     C = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
@@ -195,6 +196,7 @@ def overlaps(a, b): # -> (clusters of a, clusters of b)
 def medoid(
     partitions, # (refits, cells)
 )->int: # which of them agrees best with all, by adjusted Rand index
+    "The partition in the middle of all."
     from sklearn.metrics import adjusted_rand_score as ari
     return int(np.sum([[ari(a, b) for b in partitions] for a in partitions], 1).argmax())
 

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['label_codes', 'confusion', 'cluster_scores', 'relabel_by_size', 'pca', 'baseline', 'denoise_scores', 'lisi',
-           'mixing_scores', 'mmd2', 'latent_auc', 'realism', 'salient_scores']
+           'mixing_scores', 'mmd2', 'latent_auc', 'realism', 'salient_scores', 'results_folder', 'kept']
 
-# %% ../nbs/01b_metrics.ipynb #27c31491
-import random, warnings
+# %% ../nbs/01b_metrics.ipynb #3a640c83
+import json, random, warnings
 from contextlib import contextmanager
+from pathlib import Path
 import numpy as np, pandas as pd
 
-# %% ../nbs/01b_metrics.ipynb #5c3d501a
+# %% ../nbs/01b_metrics.ipynb #d055ad96
 from .data import InputError, kept_threads
 
-# %% ../nbs/01b_metrics.ipynb #8ca33b4c
+# %% ../nbs/01b_metrics.ipynb #cecd7efb
 def label_codes(
     labels, # one label per cell, any type; NaN, None, pd.NA: missing
 )->tuple: # codes (cells,) of int with -1 for missing, and the levels (k,), in categorical or natural order
@@ -31,7 +32,7 @@ def label_codes(
     new = np.full(len(levels) + 1, -1); new[order] = np.arange(len(levels))
     return new[codes], levels[order]
 
-# %% ../nbs/01b_metrics.ipynb #cf0dae7a
+# %% ../nbs/01b_metrics.ipynb #a81a87f4
 def _natural(
     x, # any label
 )->tuple: # sort key
@@ -40,7 +41,7 @@ def _natural(
     if isinstance(x, (int, float, np.number)): return (0, float(x), ())
     return (1, 0., tuple((0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p) for p in re.split(r"([0-9]+)", str(x))))
 
-# %% ../nbs/01b_metrics.ipynb #8d836e92
+# %% ../nbs/01b_metrics.ipynb #32a5432a
 def _pair(
     labels, # (cells,) known labels, may be missing
     pred,   # (cells,) predicted labels, none missing
@@ -52,7 +53,7 @@ def _pair(
     if not (a >= 0).any(): raise InputError("no cell has a label, so there is nothing to score against")
     return a[a >= 0], b[a >= 0], la, lb
 
-# %% ../nbs/01b_metrics.ipynb #4558de4f
+# %% ../nbs/01b_metrics.ipynb #40a6449c
 def confusion(
     labels, # (cells,) known labels; cells without one are left out
     pred,   # (cells,) predicted labels
@@ -63,7 +64,7 @@ def confusion(
     np.add.at(n, (a, b), 1)
     return pd.DataFrame(n, index=pd.Index(la, name="label"), columns=pd.Index(lb, name="cluster"))
 
-# %% ../nbs/01b_metrics.ipynb #c6c5dd5e
+# %% ../nbs/01b_metrics.ipynb #e60ac346
 def _accuracy(
     n, # (labels, clusters) table of counts
 )->float: # share of cells that are right under the best one-to-one matching
@@ -72,7 +73,7 @@ def _accuracy(
     i, j = linear_sum_assignment(n, maximize=True)
     return float(n[i, j].sum() / n.sum())
 
-# %% ../nbs/01b_metrics.ipynb #dbf05a5d
+# %% ../nbs/01b_metrics.ipynb #52a0f3a4
 @contextmanager
 def _kept_random():
     "Leave Python's own random state and torch's threads as they were: importing sklearn.metrics and igraph's Leiden draw from the one, scanpy's numba sets the other."
@@ -81,7 +82,7 @@ def _kept_random():
         with kept_threads(): yield
     finally: random.setstate(state)
 
-# %% ../nbs/01b_metrics.ipynb #1fc840b6
+# %% ../nbs/01b_metrics.ipynb #7a689923
 @_kept_random()
 def cluster_scores(
     labels, # (cells,) known labels; cells whose label is missing are left out
@@ -97,7 +98,7 @@ def cluster_scores(
     acc = _accuracy(confusion(a, b).values)
     return {k: float(s) for k, s in dict(ari=ari, nmi=nmi, acc=acc, homogeneity=h, completeness=c, v_measure=v).items()}
 
-# %% ../nbs/01b_metrics.ipynb #352200ef
+# %% ../nbs/01b_metrics.ipynb #1ae2ad2c
 def relabel_by_size(
     labels, # (cells,) cluster names, none missing
 )->np.ndarray: # (cells,) int codes 0..k-1, 0 the largest
@@ -107,7 +108,7 @@ def relabel_by_size(
     order = np.argsort(-np.bincount(codes, minlength=len(levels)), kind="stable")
     return np.argsort(order)[codes]
 
-# %% ../nbs/01b_metrics.ipynb #a6d0073a
+# %% ../nbs/01b_metrics.ipynb #3cf150d1
 def _recipe(
     counts,      # raw counts, CSR (cells, genes)
     n_comps=50,  # principal components
@@ -129,7 +130,7 @@ def _recipe(
     if n < 1 or not np.ptp(a.X, axis=0).any(): return np.zeros((a.n_obs, 1), np.float32) if a.n_vars > 1 else np.asarray(a.X)
     return np.asarray(sc.pp.pca(a.X, n_comps=n, random_state=seed))
 
-# %% ../nbs/01b_metrics.ipynb #4ff4f600
+# %% ../nbs/01b_metrics.ipynb #73484bd1
 def pca(
     adata,       # AnnData with raw counts; not modified
     layer=None,  # layer of the raw counts; default: `counts` if there, else X
@@ -144,7 +145,7 @@ def pca(
         z = _recipe(counts_of(adata, layer)[order], n_comps, seed)
     return z[np.argsort(order)]
 
-# %% ../nbs/01b_metrics.ipynb #001843f9
+# %% ../nbs/01b_metrics.ipynb #cb0d4f9a
 def _kmeans(
     z,      # (cells, components)
     k,      # clusters
@@ -157,7 +158,7 @@ def _kmeans(
         warnings.simplefilter("ignore")                       # fewer distinct cells than clusters
         return KMeans(k, n_init=10, random_state=seed).fit_predict(z)
 
-# %% ../nbs/01b_metrics.ipynb #9b2eb661
+# %% ../nbs/01b_metrics.ipynb #ff8b2ac8
 def _neighbour_search(n, k, seed):
     "What finds `k` neighbours of each of `n` cells, for scanpy: exact for up to 30,000 cells, else pynndescent."
     if n <= 30_000: return "sklearn"
@@ -167,7 +168,7 @@ def _neighbour_search(n, k, seed):
         def fit_transform(self, X, y=None, **kw): return csr_matrix(super().fit_transform(X, y, **kw))
     return Search(n_neighbors=k, metric="euclidean", random_state=seed, n_jobs=1)
 
-# %% ../nbs/01b_metrics.ipynb #d0016947
+# %% ../nbs/01b_metrics.ipynb #b2f70157
 def _leidens(
     z,      # (cells, components)
     seed=0, # of the neighbour search and of the partitions
@@ -189,7 +190,7 @@ def _leiden(z, seed=0): # -> (cells,) labels
     "Leiden on 15 neighbours, resolution 1."
     return _leidens(z, seed)[0]
 
-# %% ../nbs/01b_metrics.ipynb #c29d2153
+# %% ../nbs/01b_metrics.ipynb #0d8de7ce
 @_kept_random()
 def baseline(
     adata,            # AnnData with raw counts; not modified
@@ -211,7 +212,7 @@ def baseline(
     found = dict(pca_kmeans=_kmeans(z, n_clusters or len(set(leiden)), seed), pca_leiden=leiden)
     return {m: _entry(relabel_by_size(l)[np.argsort(order)], adata, label_key) for m, l in found.items()}   # ... and back
 
-# %% ../nbs/01b_metrics.ipynb #54fc9afe
+# %% ../nbs/01b_metrics.ipynb #171440b4
 def _entry(
     labels,    # (cells,) int
     adata,     # where the known labels are
@@ -221,7 +222,7 @@ def _entry(
     scores = {} if label_key is None else cluster_scores(adata.obs[label_key], labels)
     return dict(labels=labels, n_clusters=len(set(labels.tolist())), **scores)
 
-# %% ../nbs/01b_metrics.ipynb #4b04762a
+# %% ../nbs/01b_metrics.ipynb #767cf31a
 def _dense(
     x,      # array, sparse matrix, data frame or tensor of counts (cells, genes)
     name,   # what to call it in a message
@@ -235,7 +236,7 @@ def _dense(
     if bad.any(): raise InputError(f"{name} has {bad.sum()} entries that are negative or not finite (first: cell {np.argwhere(bad)[0][0]}, gene {np.argwhere(bad)[0][1]}); give counts, not logs or scaled values")
     return np.log1p(x)
 
-# %% ../nbs/01b_metrics.ipynb #83141a2e
+# %% ../nbs/01b_metrics.ipynb #709dd1be
 def _corr(
     a, b, # (rows, columns)
 )->float: # mean over columns that vary in a; a constant column of b counts as 0
@@ -246,7 +247,7 @@ def _corr(
     norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     return float(np.mean(np.divide((a * b).sum(0), norm, out=np.zeros(len(norm)), where=norm > 1e-12)))
 
-# %% ../nbs/01b_metrics.ipynb #3072514e
+# %% ../nbs/01b_metrics.ipynb #e6182e3e
 def _errors(
     t, p,    # log scale (cells, genes): truth and prediction
     dropped, # (cells, genes) bool: the zeros that are not true
@@ -257,7 +258,7 @@ def _errors(
     return dict(dropped_mae=mab((p - t)[dropped]), dropped_rmse=rms((p - t)[dropped]), mae=mab(p - t), rmse=rms(p - t),
                 corr_gene=_corr(t, p), corr_cell=_corr(t.T, p.T))
 
-# %% ../nbs/01b_metrics.ipynb #d8ab45a5
+# %% ../nbs/01b_metrics.ipynb #41e26bfe
 def denoise_scores(
     truth,    # (cells, genes) true counts
     pred,     # (cells, genes) denoised, counts scale
@@ -272,7 +273,7 @@ def denoise_scores(
     return dict(_errors(t, p, dropped), n_dropped=int(dropped.sum()),
                 baseline=dict(observed=_errors(t, o, dropped), gene_mean=_errors(t, filled, dropped)))
 
-# %% ../nbs/01b_metrics.ipynb #4d66d91c
+# %% ../nbs/01b_metrics.ipynb #70c230f0
 def _weights(
     d,          # (cells, neighbours) distances
     perplexity, # effective number of neighbours
@@ -288,7 +289,7 @@ def _weights(
         lo, hi = np.where(broad, mid, lo), np.where(broad, hi, mid)
     return w
 
-# %% ../nbs/01b_metrics.ipynb #c3b5d57b
+# %% ../nbs/01b_metrics.ipynb #8cf9d1fa
 def _neighbours(
     z, # (cells, dims)
     k, # how many
@@ -297,7 +298,7 @@ def _neighbours(
     from sklearn.neighbors import NearestNeighbors
     return NearestNeighbors(n_neighbors=k).fit(z).kneighbors()
 
-# %% ../nbs/01b_metrics.ipynb #6df032dd
+# %% ../nbs/01b_metrics.ipynb #5f6797a1
 def lisi(
     z,             # (cells, dims) embedding
     label,         # (cells,) batch or type, none missing
@@ -312,7 +313,7 @@ def lisi(
     p = np.stack([(w * (codes[i] == l)).sum(1) for l in range(len(levels))])           # (levels, cells)
     return 1 / (p**2).sum(0)
 
-# %% ../nbs/01b_metrics.ipynb #afc0b2b4
+# %% ../nbs/01b_metrics.ipynb #da642b4f
 def _embedding(
     z,     # (cells, dims)
     codes, # (cells,) int, -1 where missing
@@ -327,7 +328,7 @@ def _embedding(
     if len(z) < 3: raise InputError(f"{len(z)} cells are too few to have neighbours")
     return z
 
-# %% ../nbs/01b_metrics.ipynb #445cba5a
+# %% ../nbs/01b_metrics.ipynb #9ab1c7fe
 def _silhouette(
     z,              # (cells, dims)
     codes,          # (cells,) int
@@ -341,7 +342,7 @@ def _silhouette(
     n = len(np.unique(codes))
     return silhouette_samples(z, codes) if 1 < n < len(z) else np.zeros(0)
 
-# %% ../nbs/01b_metrics.ipynb #51954b89
+# %% ../nbs/01b_metrics.ipynb #e99c6c7b
 def _batch_silhouette(
     z,       # (cells, dims)
     batch,   # (cells,) int
@@ -353,7 +354,7 @@ def _batch_silhouette(
     per = [np.mean(1 - np.abs(s)) for s in per if len(s)]
     return float(np.mean(per)) if per else float("nan")
 
-# %% ../nbs/01b_metrics.ipynb #972bbe01
+# %% ../nbs/01b_metrics.ipynb #dbf0a629
 def _kbet(
     z,     # (cells, dims)
     batch, # (cells,) int
@@ -369,7 +370,7 @@ def _kbet(
     stat = ((got - k * share)**2 / (k * share)).sum(1)
     return float(np.mean(chi2.sf(stat, len(share) - 1) >= alpha))
 
-# %% ../nbs/01b_metrics.ipynb #4bf00901
+# %% ../nbs/01b_metrics.ipynb #ddca6802
 def mixing_scores(
     z,          # (cells, dims) embedding
     batch,      # (cells,) batch of each cell
@@ -390,7 +391,7 @@ def mixing_scores(
         out |= dict(clisi=lisi(z[known], g[known]).mean(), label_silhouette=s.mean() if len(s) else np.nan)
     return {k: float(v) for k, v in out.items()}
 
-# %% ../nbs/01b_metrics.ipynb #f37250ca
+# %% ../nbs/01b_metrics.ipynb #f1f59bd1
 def mmd2(
     x, y,  # (n, dims), (m, dims)
     sigma, # width of the kernel
@@ -401,7 +402,7 @@ def mmd2(
     n, m = len(x), len(y)
     return float((k(x, x).sum() - n) / (n * (n - 1)) + (k(y, y).sum() - m) / (m * (m - 1)) - 2 * k(x, y).mean())
 
-# %% ../nbs/01b_metrics.ipynb #4f0d6073
+# %% ../nbs/01b_metrics.ipynb #c7ee7f04
 def latent_auc(
     z,            # (cells, dims) features
     y,            # (cells,) two classes
@@ -423,7 +424,7 @@ def latent_auc(
     p = cross_val_predict(_classifier(model, C, seed), z, codes, cv=cv, method="predict_proba")[:, 1]
     return float(roc_auc_score(codes, p))
 
-# %% ../nbs/01b_metrics.ipynb #9718efb8
+# %% ../nbs/01b_metrics.ipynb #791a5418
 def _classifier(
     model, # "logistic" or "forest"
     C,     # inverse penalty
@@ -438,7 +439,7 @@ def _classifier(
     if model == "logistic": return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
     raise InputError(f"model must be 'logistic' or 'forest', not {model!r}")
 
-# %% ../nbs/01b_metrics.ipynb #73e477e4
+# %% ../nbs/01b_metrics.ipynb #e5714323
 class _Reference:
     "What the reference part of the real cells fixes: genes, scale, components, width of the kernel."
     def __init__(self, counts, n_genes=2000, n_comps=50, seed=0):
@@ -461,7 +462,7 @@ class _Reference:
 
     def scale(self, counts): return np.minimum((self.log(counts)[:, self.genes] - self.mean) / self.std, 10)
 
-# %% ../nbs/01b_metrics.ipynb #cdd0413c
+# %% ../nbs/01b_metrics.ipynb #76344eb1
 def _compare(
     a, b, # raw counts (cells, genes), sparse: two samples of equal size
     ref,  # _Reference
@@ -477,7 +478,7 @@ def _compare(
         gene_gene=_corr(_pairs(la[:, ref.genes[ref.top]]), _pairs(lb[:, ref.genes[ref.top]])), gene_mean=_corr(la.mean(0)[:, None], lb.mean(0)[:, None]),
         zeros=float(np.abs((la == 0).mean(0) - (lb == 0).mean(0)).mean()), library=float(ks_2samp(*library).statistic))
 
-# %% ../nbs/01b_metrics.ipynb #ced3fa9e
+# %% ../nbs/01b_metrics.ipynb #60e77e0a
 def _pairs(
     x, # (cells, genes)
 )->np.ndarray: # (pairs, 1) correlation of each pair of genes; 0 where one does not vary
@@ -485,7 +486,7 @@ def _pairs(
     x = x - x.mean(0); s = np.sqrt((x**2).sum(0)); s[s == 0] = np.inf
     return ((x / s).T @ (x / s))[np.triu_indices(x.shape[1], 1)][:, None]
 
-# %% ../nbs/01b_metrics.ipynb #0d162aa1
+# %% ../nbs/01b_metrics.ipynb #534beb69
 def realism(
     real,       # held-out real cells: AnnData, or (cells, genes) raw counts
     fake,       # generated cells, the same genes
@@ -503,7 +504,7 @@ def realism(
     got, control = _compare(r[one[:n]], f[rng.permutation(f.shape[0])[:n]], R, seed), _compare(r[one[:n]], r[two[:n]], R, seed)
     return dict(n=n) | {k2: v for k in got for k2, v in ((k, got[k]), (f"{k}_control", control[k]))}
 
-# %% ../nbs/01b_metrics.ipynb #6c00d897
+# %% ../nbs/01b_metrics.ipynb #df13b199
 def _two_counts(
     real, fake, # AnnData or matrices
     layer=None, # layer of the raw counts
@@ -521,7 +522,7 @@ def _two_counts(
     if r.shape[1] != f.shape[1]: raise InputError(f"real cells have {r.shape[1]} genes, generated ones {f.shape[1]}")
     return r, f
 
-# %% ../nbs/01b_metrics.ipynb #fcc21233
+# %% ../nbs/01b_metrics.ipynb #0d0b2524
 def salient_scores(
     salient,         # (cells, dims) what should hold the effect
     background,      # (cells, dims) what should hold everything else
@@ -543,7 +544,7 @@ def salient_scores(
             out[f"{name}_auc_null"] = _null_auc(z, condition, strata, n_permutations, seed)
     return out
 
-# %% ../nbs/01b_metrics.ipynb #240736f5
+# %% ../nbs/01b_metrics.ipynb #1c7c4046
 def _kmeans_ari(
     z,     # (cells, dims)
     label, # (cells,) groups, missing ones left out
@@ -557,7 +558,7 @@ def _kmeans_ari(
     z = _embedding(np.asarray(z)[known], codes[known])
     return cluster_scores(codes[known], _kmeans(z, len(set(codes[known])), seed))["ari"]
 
-# %% ../nbs/01b_metrics.ipynb #73471d80
+# %% ../nbs/01b_metrics.ipynb #c93b20d5
 def _null_auc(
     z,         # (cells, dims)
     condition, # (cells,) two levels
@@ -573,3 +574,20 @@ def _null_auc(
         for g in np.unique(s): p[s == g] = rng.permutation(p[s == g])
         auc.append(latent_auc(z, p, seed=seed))
     return float(np.quantile(auc, .95))
+
+# %% ../nbs/01b_metrics.ipynb #bc395761
+def results_folder(
+    folder=None, # a folder, or None: nbs/results of the checkout we are in, else ./results
+)->Path:
+    "Where results lie."
+    if folder is not None: return Path(folder)
+    for p in [Path.cwd(), *Path.cwd().parents]:
+        if (p/"settings.ini").is_file() and (p/"nbs").is_dir(): return p/"nbs"/"results"
+    return Path("results")
+
+def kept(
+    kind, # name of a grid: the files are called {kind}-{data}-...-s{seed}.json
+    folder=None, # see `results_folder`
+)->list: # dicts, by file name; empty if there is none
+    "The records of all runs of a kind."
+    return [json.loads(f.read_text()) for f in sorted(results_folder(folder).glob(f"{kind}-*.json"))]

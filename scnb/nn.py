@@ -6,13 +6,13 @@
 __all__ = ['LIKELIHOODS', 'NORMS', 'norm_layer', 'GaussianNoise', 'mlp', 'n_params', 'glorot_', 'CountHead', 'log_mean',
            'count_loss', 'GaussianLatent', 'ConditionalNorm', 'set_generator']
 
-# %% ../nbs/00b_nn.ipynb #c941bfed
+# %% ../nbs/00b_nn.ipynb #cf829e6c
 import torch
 from torch import nn
 from . import losses
 from .kernels import add_noise
 
-# %% ../nbs/00b_nn.ipynb #ec514d01
+# %% ../nbs/00b_nn.ipynb #380f44d3
 def norm_layer(
     kind:str, # "batch", "layer", "group" or "none"
     dim:int, # number of units
@@ -27,7 +27,7 @@ def norm_layer(
     if kind == "none": return nn.Identity()
     raise ValueError(f"norm={kind!r} is not known: use 'batch', 'layer', 'group' or 'none'")
 
-# %% ../nbs/00b_nn.ipynb #504ef3d4
+# %% ../nbs/00b_nn.ipynb #f2c3db32
 class GaussianNoise(nn.Module):
     "Add Gaussian noise of standard deviation `sd` in training mode; do nothing in evaluation mode."
     def __init__(self,
@@ -40,7 +40,7 @@ class GaussianNoise(nn.Module):
         return add_noise.apply(x, self.sd, self.generator)
     def extra_repr(self): return f"sd={self.sd}"
 
-# %% ../nbs/00b_nn.ipynb #ca42f693
+# %% ../nbs/00b_nn.ipynb #0094291c
 def mlp(
     dims:tuple, # widths from input to output, e.g. (2000, 256, 64)
     norm:str="batch", # "batch", "layer", "group" or "none"
@@ -61,12 +61,12 @@ def mlp(
         if dropout: layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)
 
-# %% ../nbs/00b_nn.ipynb #35fd5023
+# %% ../nbs/00b_nn.ipynb #1a7174b0
 def n_params(module:nn.Module)->int: # number of trainable numbers
     "Count the trainable parameters of `module`."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../nbs/00b_nn.ipynb #569f725b
+# %% ../nbs/00b_nn.ipynb #576ef712
 def glorot_(module:nn.Module)->nn.Module: # the same module
     "Glorot-uniform weights and zero biases in every linear layer (Glorot & Bengio 2010, eq. 16), in place."
     for m in module.modules():
@@ -75,13 +75,13 @@ def glorot_(module:nn.Module)->nn.Module: # the same module
             if m.bias is not None: nn.init.zeros_(m.bias)
     return module
 
-# %% ../nbs/00b_nn.ipynb #1299795d
+# %% ../nbs/00b_nn.ipynb #bf516c5b
 LIKELIHOODS, NORMS = ("nb", "zinb", "poisson", "mse"), ("batch", "layer", "group", "none")
 
 def _one_of(name, value, allowed):
     if value not in allowed: raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, allowed))}")
 
-# %% ../nbs/00b_nn.ipynb #6918290d
+# %% ../nbs/00b_nn.ipynb #a6cec431
 class CountHead(nn.Module):
     "From hidden activations to the parameters of a count likelihood, on the log scale."
     def __init__(self,
@@ -110,14 +110,14 @@ class CountHead(nn.Module):
         elif hasattr(self, "log_theta"): out["log_theta"] = self.log_theta
         return out
 
-# %% ../nbs/00b_nn.ipynb #55accb77
+# %% ../nbs/00b_nn.ipynb #a227553c
 def log_mean(
     out:dict, # what `CountHead` returned
 )->torch.Tensor: # (cells, genes)
     "log(mu) of a count head's output: limited, and with the size factor."
     return losses.limited(out["log_mu"], out.get("limits"), out.get("offset"))
 
-# %% ../nbs/00b_nn.ipynb #8569b7e4
+# %% ../nbs/00b_nn.ipynb #9dc4ee27
 def count_loss(
     likelihood:str, # "nb", "zinb", "poisson" or "mse"
     x, # observed counts (cells, genes), dense or torch sparse CSR; for "mse" the values to reproduce
@@ -125,16 +125,17 @@ def count_loss(
     ridge:float=0., # ridge on pi, ZINB only (DCA)
     reduction:str="mean", # "mean" | "sum" | "none"
     backend:str="auto", # see `losses`
+    mask=None, # boolean, broadcasts against x: True counts; a mask takes the slower, dense way
 )->torch.Tensor: # negative log-likelihood
     "The negative log-likelihood of counts `x` under the parameters in `out`."
     _one_of("likelihood", likelihood, LIKELIHOODS)
-    if likelihood == "mse": return losses.mse(x, out["mean"], reduction=reduction)
-    kw = dict(limits=out.get("limits"), offset=out.get("offset"), reduction=reduction, backend=backend)
+    if likelihood == "mse": return losses.mse(x, out["mean"], mask=mask, reduction=reduction)
+    kw = dict(mask=mask, limits=out.get("limits"), offset=out.get("offset"), reduction=reduction, backend=backend)
     if likelihood == "poisson": return losses.poisson_nll(x, out["log_mu"], **kw)
     if likelihood == "nb": return losses.nb_nll(x, out["log_mu"], out["log_theta"], **kw)
     return losses.zinb_nll(x, out["log_mu"], out["log_theta"], out["pi_logits"], ridge=ridge, **kw)
 
-# %% ../nbs/00b_nn.ipynb #d3642df9
+# %% ../nbs/00b_nn.ipynb #a50112d5
 class GaussianLatent(nn.Module):
     "Mean, log-variance and a sample of a diagonal Gaussian (Kingma & Welling 2014, section 2.4)."
     def __init__(self,
@@ -148,7 +149,7 @@ class GaussianLatent(nn.Module):
         noise = torch.empty_like(mean).normal_(generator=self.generator)
         return mean + (logvar / 2).exp() * noise, mean, logvar
 
-# %% ../nbs/00b_nn.ipynb #c51221e8
+# %% ../nbs/00b_nn.ipynb #ce7028ac
 class ConditionalNorm(nn.Module):
     "A norm whose scale and shift are looked up by class (Dumoulin et al. 2017, eq. 5)."
     def __init__(self,
@@ -163,7 +164,7 @@ class ConditionalNorm(nn.Module):
     def forward(self, h, c): # h (cells, dim), c (cells,) class codes -> (cells, dim)
         return self.gamma(c) * self.norm(h) + self.beta(c)
 
-# %% ../nbs/00b_nn.ipynb #e8d51231
+# %% ../nbs/00b_nn.ipynb #9fb93ed0
 def set_generator(
     module:nn.Module, # any network
     generator:torch.Generator, # on the device of the network

@@ -7,22 +7,22 @@ __all__ = ['STYLE', 'PALETTE', 'GREY', 'INK', 'DASHES', 'SCORE_NAMES', 'style', 
            'lines', 'umap', 'embedding', 'confusion', 'losses', 'stages', 'curve_k', 'granularity', 'scores', 'pair',
            'pmf']
 
-# %% ../nbs/01c_plot.ipynb #acf38feb
+# %% ../nbs/01c_plot.ipynb #560dcb0c
 import warnings
 import numpy as np, pandas as pd
 
-# %% ../nbs/01c_plot.ipynb #08ba6f0c
+# %% ../nbs/01c_plot.ipynb #87c818ef
 from .data import InputError
 from .metrics import _kept_random, confusion as confusion_table, label_codes
 
-# %% ../nbs/01c_plot.ipynb #a6f8b730
+# %% ../nbs/01c_plot.ipynb #f0b38bf6
 STYLE = {"figure.dpi": 100, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
          "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.linewidth": .8, "axes.grid": False,
          "text.color": "#222222", "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444", "axes.axisbelow": True,
          "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "legend.frameon": False, "lines.linewidth": 1.6,
          "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "svg.hashsalt": "scnb", "svg.fonttype": "none"}
 
-# %% ../nbs/01c_plot.ipynb #0663cdc3
+# %% ../nbs/01c_plot.ipynb #7ac6d87b
 def style(): # context manager
     "The project's matplotlib settings, for the length of a `with` block."
     from matplotlib import font_manager as fm, style as mpl_style
@@ -30,19 +30,19 @@ def style(): # context manager
     cjk = [f for f in ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei") if f in have]
     return mpl_style.context(["default", {**STYLE, "font.family": ["sans-serif", *cjk]}])
 
-# %% ../nbs/01c_plot.ipynb #ed55ad7a
+# %% ../nbs/01c_plot.ipynb #5d3c51eb
 PALETTE = ("#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #692D0F #780069 #C3B469 #2D5AD2 #D22D4B #782D4B #4B96FF #007878 #3C693C #FF8796 "
            "#964B00 #00C3D2 #5A2D96 #5AA53C #696996 #87A569 #A569D2 #B41E69 #E1B44B #2D4B87 #5AC3A5 #692D2D #F0A587 #A52D2D #FF96FF #E1783C").split()
 GREY, INK = "#B8B8B8", "#222222"
 
-# %% ../nbs/01c_plot.ipynb #dc977f92
+# %% ../nbs/01c_plot.ipynb #353953df
 def colors(
     n, # how many
 )->list: # hex strings; repeats after 32
     "The first n colours."
     return [PALETTE[i % len(PALETTE)] for i in range(n)]
 
-# %% ../nbs/01c_plot.ipynb #84000f2c
+# %% ../nbs/01c_plot.ipynb #1c699288
 def _text(
     x,        # any label
     width=32, # longest to show
@@ -52,7 +52,7 @@ def _text(
     s = s if len(s) <= width and len(str(x)) <= 4 * width else s[:width - 1] + "…"
     return s.replace("$", r"\$")
 
-# %% ../nbs/01c_plot.ipynb #7d4b7fa8
+# %% ../nbs/01c_plot.ipynb #31305c35
 def _axes(
     ax,              # Axes to draw into, or None
     size=(4.2, 3.4), # inches of a new figure
@@ -62,7 +62,7 @@ def _axes(
     import matplotlib.pyplot as plt
     return plt.subplots(figsize=size)[1]
 
-# %% ../nbs/01c_plot.ipynb #ce7c1075
+# %% ../nbs/01c_plot.ipynb #c129820f
 def _finish(
     ax,           # Axes
     title=None, xlabel=None, ylabel=None, # texts
@@ -76,7 +76,7 @@ def _finish(
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../nbs/01c_plot.ipynb #04ec5422
+# %% ../nbs/01c_plot.ipynb #1873b81c
 def _bytes(
     fig,    # Figure or Axes
     format, # "png" or "svg"
@@ -93,7 +93,7 @@ def _bytes(
     plt.close(fig)
     return out.getvalue()
 
-# %% ../nbs/01c_plot.ipynb #1d9b8c3d
+# %% ../nbs/01c_plot.ipynb #9f07cdbb
 def _small(
     data, # a PNG file
 )->bytes: # the same picture in 256 colours
@@ -104,7 +104,7 @@ def _small(
     Image.open(io.BytesIO(data)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="png", optimize=True)
     return out.getvalue()
 
-# %% ../nbs/01c_plot.ipynb #cfd8993b
+# %% ../nbs/01c_plot.ipynb #6e01f6ba
 def png(
     fig,     # Figure or Axes
     dpi=100, # dots per inch
@@ -119,7 +119,7 @@ def svg(
     "A figure as SVG bytes; the same figure gives the same bytes."
     return _bytes(fig, "svg", dpi, {"Date": None, "Creator": None})
 
-# %% ../nbs/01c_plot.ipynb #b3a6a03c
+# %% ../nbs/01c_plot.ipynb #347ef949
 class Picture:
     "A finished picture that a notebook shows by itself."
     def __init__(self, data, format): self.data, self.format = data, format
@@ -137,7 +137,7 @@ def show(
     format = format or ("png" if any(isinstance(c, PathCollection) and c.get_rasterized() for a in fig.axes for c in a.collections) else "svg")
     return Picture(png(fig) if format == "png" else svg(fig), format)
 
-# %% ../nbs/01c_plot.ipynb #e13f05a8
+# %% ../nbs/01c_plot.ipynb #31232532
 DASHES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))]
 
 def lines(
@@ -155,7 +155,7 @@ def lines(
         if df.shape[1] > 1: ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
         return _finish(ax, title, xlabel, ylabel)
 
-# %% ../nbs/01c_plot.ipynb #266ebe29
+# %% ../nbs/01c_plot.ipynb #59f2240c
 @_kept_random()
 def umap(
     z,              # (cells, dims) embedding
@@ -174,7 +174,7 @@ def umap(
         fit = UMAP(n_neighbors=min(n_neighbors, n - 1), random_state=seed, n_jobs=1, init="spectral" if n > 30 else "random")
         return np.asarray(fit.fit_transform(z), dtype=np.float32)
 
-# %% ../nbs/01c_plot.ipynb #383d66f6
+# %% ../nbs/01c_plot.ipynb #3040a12a
 def _kind(
     color, # (cells,) values
 )->str:    # "categorical" or "continuous"
@@ -183,7 +183,7 @@ def _kind(
     if isinstance(s.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(s) or not pd.api.types.is_numeric_dtype(s): return "categorical"
     return "categorical" if pd.api.types.is_integer_dtype(s) and s.nunique() <= 40 else "continuous"
 
-# %% ../nbs/01c_plot.ipynb #89fb8d98
+# %% ../nbs/01c_plot.ipynb #6ac4decc
 def embedding(
     xy,             # (cells, 2) positions
     color=None,     # (cells,) categories or numbers; missing: grey
@@ -210,7 +210,7 @@ def embedding(
         ax.set(xticks=[], yticks=[])
         return _finish(ax, title, *axes)
 
-# %% ../nbs/01c_plot.ipynb #1a78e171
+# %% ../nbs/01c_plot.ipynb #8fe933a0
 def _categories(ax, xy, color, legend, label, size):
     "Points by category, then their names."
     codes, levels = label_codes(color)
@@ -224,7 +224,7 @@ def _categories(ax, xy, color, legend, label, size):
     if legend in ("data", "both"): _on_data(ax, xy, codes, [_text(l, 20) if not numbered else str(i + 1) for i, l in enumerate(levels)])
     if legend in ("side", "both"): _beside(ax, [(f"{i + 1}  " if numbered else "") + _text(l, 32 if k < 17 else 24) for i, l in enumerate(levels)], rgb, (codes < 0).any(), label)
 
-# %% ../nbs/01c_plot.ipynb #2a64fac7
+# %% ../nbs/01c_plot.ipynb #7ec0eaa8
 def _on_data(ax, xy, codes, names):
     "Each name at the cell nearest to the middle of its category."
     from matplotlib import patheffects
@@ -233,7 +233,7 @@ def _on_data(ax, xy, codes, names):
         at = p[np.argmin(((p - np.median(p, 0))**2).sum(1))]
         ax.text(*at, name, ha="center", va="center", fontsize=8, fontweight="bold", color=INK, path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])
 
-# %% ../nbs/01c_plot.ipynb #a12ebbee
+# %% ../nbs/01c_plot.ipynb #7c1602ca
 def _beside(ax, names, rgb, missing, label, rows=17, most=68):
     "A legend on the right, in as many columns as it needs."
     from matplotlib.lines import Line2D
@@ -244,7 +244,7 @@ def _beside(ax, names, rgb, missing, label, rows=17, most=68):
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), ncols=-(-len(handles) // rows), handletextpad=.2, columnspacing=1.,
               labelspacing=.35, borderaxespad=0, title=_text(label) if label else None, alignment="left")
 
-# %% ../nbs/01c_plot.ipynb #22f29966
+# %% ../nbs/01c_plot.ipynb #a6ff8009
 def _continuous(ax, xy, color, legend, label, size):
     "Points by value, low ones first, with a colour bar."
     v = pd.to_numeric(pd.Series(np.asarray(color)), errors="coerce").to_numpy(float, na_value=np.nan)
@@ -256,7 +256,7 @@ def _continuous(ax, xy, color, legend, label, size):
         bar = ax.figure.colorbar(pts, ax=ax, shrink=.8, pad=.03, label=_text(label or "value"))
         bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
 
-# %% ../nbs/01c_plot.ipynb #64dd79ce
+# %% ../nbs/01c_plot.ipynb #d41286d8
 def confusion(
     labels,      # (cells,) known labels, missing ones left out
     pred,        # (cells,) clusters
@@ -281,7 +281,7 @@ def confusion(
         bar = ax.figure.colorbar(im, ax=ax, shrink=.8, pad=.02, label=f"share of the {names[0]}"); bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
         return _finish(ax, title, names[1], names[0])
 
-# %% ../nbs/01c_plot.ipynb #32c44912
+# %% ../nbs/01c_plot.ipynb #7aa937f4
 def _along(
     df, # table with or without columns epoch and stage
 )->np.ndarray: # (rows,) position along x
@@ -289,7 +289,7 @@ def _along(
     e = df["epoch"].to_numpy(float) if "epoch" in df else np.arange(len(df))
     return e if len(e) < 2 or (np.diff(e) > 0).all() else np.arange(1, len(df) + 1)
 
-# %% ../nbs/01c_plot.ipynb #c9217d68
+# %% ../nbs/01c_plot.ipynb #ba71d428
 def losses(
     history,    # DataFrame, one row per epoch: loss, val_loss; maybe epoch, stage
     title=None, # text above
@@ -303,7 +303,7 @@ def losses(
     h = pd.DataFrame(history)
     use = [c for c in columns if c in h and pd.to_numeric(h[c], errors="coerce").notna().any()]
     if not use: raise InputError(f"history has none of the columns {', '.join(columns)}; it has: {', '.join(map(str, h.columns)) or 'none'}")
-    x, nice = _along(h), {"loss": "training", "val_loss": "held out"}
+    x, nice = _along(h), {"loss": "training", "val_loss": "held out", "nll": "training", "val_nll": "held out"}
     with style():
         ax = _axes(ax, (4.6, 3.))
         for i, c in enumerate(use):
@@ -314,7 +314,7 @@ def losses(
         ax.legend(loc="upper right")
         return _finish(ax, title, "epoch", ylabel, pad)
 
-# %% ../nbs/01c_plot.ipynb #9a2a8f66
+# %% ../nbs/01c_plot.ipynb #720740c6
 def _stage_marks(ax, x, stage):
     "A dotted line where a stage begins, its name at the top; returns the room a title must leave for the names."
     start = np.r_[0, np.flatnonzero(stage[1:] != stage[:-1]) + 1]
@@ -327,7 +327,7 @@ def _stage_marks(ax, x, stage):
         ax.annotate(_text(stage[i], 16), (at[n], 1.), xycoords=("data", "axes fraction"), xytext=(2, 2 + up), textcoords="offset points", fontsize=7, color="#555555", va="bottom")
     return 24
 
-# %% ../nbs/01c_plot.ipynb #c1391361
+# %% ../nbs/01c_plot.ipynb #90b0e759
 def stages(
     df,          # DataFrame: stage, epoch, label_change; maybe ari, and a boolean column chosen
     title=None,  # text above
@@ -351,7 +351,7 @@ def stages(
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
         return _finish(ax, title, "epoch", "share of cells; ARI" if len(use) > 1 else "share of cells" if use[0][0] == "label_change" else "ARI", pad)
 
-# %% ../nbs/01c_plot.ipynb #76d751eb
+# %% ../nbs/01c_plot.ipynb #01f9a942
 def curve_k(
     df,            # DataFrame: k (column or index), a criterion, maybe sd: a band around it
     chosen=None,   # the k that was taken
@@ -380,7 +380,7 @@ def curve_k(
         ax.xaxis.get_major_locator().set_params(integer=True)
         return _finish(ax, title, "number of clusters k", ylabel or str(y).replace("_", " "))
 
-# %% ../nbs/01c_plot.ipynb #c18536d1
+# %% ../nbs/01c_plot.ipynb #56f43b7b
 def granularity(
     table,          # DataFrame: k, explained, returned, score
     chosen=None,    # the k that was taken; 1 (no clusters) is not marked
@@ -403,7 +403,7 @@ def granularity(
         ax.xaxis.get_major_locator().set_params(integer=True)
         return _finish(ax, title, "number of clusters k", "share")
 
-# %% ../nbs/01c_plot.ipynb #96ec4583
+# %% ../nbs/01c_plot.ipynb #a655cf10
 SCORE_NAMES = dict(ari="ARI", nmi="NMI", acc="ACC", v_measure="V-measure", homogeneity="homogeneity", completeness="completeness")
 
 def scores(
@@ -420,11 +420,11 @@ def scores(
     t = _score_table(table, value, by, group)
     methods, groups = list(dict.fromkeys(t["by"])), list(dict.fromkeys(t["group"]))
     grey = [m for m in methods if (m in baseline if baseline is not None else str(m).lower().startswith("pca"))]
-    fill = dict(zip([m for m in methods if m not in grey], colors(len(methods)))) | dict(zip(grey, ["#B8B8B8", "#8C8C8C", "#D4D4D4", "#707070"] * len(grey)))
+    fill = dict(zip([m for m in methods if m not in grey], colors(len(methods)) if group else [PALETTE[0]] * len(methods))) | dict(zip(grey, ["#B8B8B8", "#8C8C8C", "#D4D4D4", "#707070"] * len(grey)))
     with style():
         ax = _axes(ax, (4.8, .8 + .3 * (len(methods) + .6) * len(groups)))
         at = _bars(ax, t, methods, groups, fill)
-        ax.set_yticks(*([at.mean(1), [_text(g, 28) for g in groups]] if group else [at[0], [_text(m, 28) for m in methods]]))
+        ax.set_yticks(*([at.mean(1), [_text(g, 28) for g in groups]] if group else [at[0], [_text(m, 40) for m in methods]]))
         if group: ax.legend(handles=ax.containers[:len(methods)], labels=[_text(m) for m in methods], loc="upper left", bbox_to_anchor=(1.01, 1.02))
         ax.invert_yaxis(); ax.tick_params(axis="y", length=0)
         lo, hi = min(0, t["value"].min()), max(t["value"].max(), 1e-9)
@@ -432,7 +432,7 @@ def scores(
         ax.axvline(0, color="#555555", lw=.8); ax.spines["left"].set_visible(False)
         return _finish(ax, title, SCORE_NAMES.get(value, str(value).replace("_", " ")), "" if by is None and not group else str(group or by))
 
-# %% ../nbs/01c_plot.ipynb #84d14816
+# %% ../nbs/01c_plot.ipynb #ee0e4183
 def _score_table(
     table, value, by, group, # as in `scores`
 )->pd.DataFrame:             # columns by, group, value
@@ -446,20 +446,21 @@ def _score_table(
     if not len(out): raise InputError(f"no run has a value of {value!r}")
     return out
 
-# %% ../nbs/01c_plot.ipynb #cfa106df
+# %% ../nbs/01c_plot.ipynb #0db8ceb3
 def _bars(ax, t, methods, groups, fill):
     "Bars, dots and means; returns the position (groups, methods) of each bar."
     at = np.arange(len(groups))[:, None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
+    several = t.groupby(["by", "group"], sort=False).size().max() > 1                       # dots say how many runs stand behind a bar
     for j, m in enumerate(methods):
         v = [t.loc[(t["by"] == m) & (t["group"] == g), "value"].to_numpy() for g in groups]
         mean = np.array([x.mean() if len(x) else np.nan for x in v])
         ax.barh(at[:, j], np.nan_to_num(mean), height=.78, color=fill[m])
         for y, x, mu in zip(at[:, j], v, mean):
-            if len(x) > 1: ax.scatter(x, y + np.linspace(-.22, .22, len(x)), s=18, c=INK, lw=.6, edgecolors="white", zorder=3)
-            if len(x): ax.text(max(x.max(), 0), y, f"  {mu:.2f}", va="center", fontsize=8, color=INK)
+            if several and len(x): ax.scatter(x, y + (np.linspace(-.22, .22, len(x)) if len(x) > 1 else 0), s=18, c=INK, lw=.6, edgecolors="white", zorder=3)
+            if len(x): ax.annotate(f"{mu:.2f}", (max(x.max(), 0), y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)       # SVG drops leading spaces
     return at
 
-# %% ../nbs/01c_plot.ipynb #e652e980
+# %% ../nbs/01c_plot.ipynb #93a058a3
 def pair(
     x, y,        # (cells,) two variables
     color=None,  # (cells,) categories or numbers
@@ -479,7 +480,7 @@ def pair(
         for a in (ax.xaxis, ax.yaxis): a.set_major_locator(MaxNLocator(5))
         return _finish(ax)
 
-# %% ../nbs/01c_plot.ipynb #22adb3be
+# %% ../nbs/01c_plot.ipynb #4b50bcf1
 def pmf(
     curves,        # {name: (n,) probabilities of 0, 1, ..., n - 1}
     observed=None, # (cells,) counts, drawn as shares; larger ones than the curves reach are left out

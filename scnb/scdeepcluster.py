@@ -7,7 +7,7 @@ __all__ = ['MOST', 'STEPS', 'STEPS_REFIT', 'evaluating', 'ClusterNet', 'ClusterT
            'kmeans', 'log_normalised', 'silhouette', 'epochs_of', 'ScDeepCluster', 'centred', 'Stage1', 'latent_anew',
            'side_by_side', 'kept_apart', 'recalled', 'same_cells', 'weights_of']
 
-# %% ../nbs/03_scdeepcluster.ipynb #c40bada2
+# %% ../nbs/03_scdeepcluster.ipynb #507238ee
 import contextlib
 import math
 import numpy as np
@@ -25,7 +25,7 @@ from .granularity import Granularity, companions, consensus, embed_pca, evenly, 
 from .nn import LIKELIHOODS, NORMS, set_generator
 from .train import Fit, Model, child_seed
 
-# %% ../nbs/03_scdeepcluster.ipynb #88e5a81d
+# %% ../nbs/03_scdeepcluster.ipynb #9705e09a
 @contextlib.contextmanager
 def evaluating(module):
     "Evaluation mode inside the block: no noise, batch norm by its running averages."
@@ -51,7 +51,7 @@ class ClusterNet(nn.Module):
         with evaluating(self.autoencoder): q = self.assign(x)
         return self.autoencoder(x, size_factor) | dict(q=q)
 
-# %% ../nbs/03_scdeepcluster.ipynb #fc39807b
+# %% ../nbs/03_scdeepcluster.ipynb #5be67af1
 class ClusterTask(CountTask):
     "Reconstruction plus gamma times KL(p || q); the target p is refreshed each epoch (Tian et al. 2019, eq. 8), or the votes (rows, shares) of refits."
     def __init__(self, net, fit:Fit, labels, gamma=1., tol=1e-3, votes=None, **kw):
@@ -78,7 +78,7 @@ class ClusterTask(CountTask):
     def state(self): return dict(p=self.p, previous=self.previous)
     def load_state(self, t): self.p, self.previous = t["p"], t["previous"]
 
-# %% ../nbs/03_scdeepcluster.ipynb #6c62e8ba
+# %% ../nbs/03_scdeepcluster.ipynb #4e65c57e
 def in_order(fit, device, function, rows=None):
     "`function(batch)` of every training cell (or of `rows`), in canonical order, on the CPU."
     rows = fit.cells if rows is None else rows
@@ -96,7 +96,7 @@ def note_stage(fit, stage, epoch, labels, change):
     fit.memory.tensors[f"labels.{len(notes)}"] = torch.as_tensor(labels).to(torch.int32)
     notes.append(dict(stage=stage, epoch=epoch, label_change=change))
 
-# %% ../nbs/03_scdeepcluster.ipynb #6eb47896
+# %% ../nbs/03_scdeepcluster.ipynb #5e59bb6c
 def kmeans(
     z, # (cells, latent)
     k:int, # clusters
@@ -110,7 +110,7 @@ def kmeans(
         if len(z) > MOST: km = KMeans(k, init=km.cluster_centers_, n_init=1).fit(z)
     return km.cluster_centers_.astype(np.float32), km.labels_.astype(np.int64)
 
-# %% ../nbs/03_scdeepcluster.ipynb #5ea57960
+# %% ../nbs/03_scdeepcluster.ipynb #4be83a5f
 MOST = 20_000      # cells whose counts are looked at all together
 
 def log_normalised(fit:Fit, rows=None):
@@ -130,7 +130,7 @@ def silhouette(
     if not 1 < len(np.unique(labels)) < len(labels): return 0.
     return float(silhouette_score(space, labels, metric="cosine"))
 
-# %% ../nbs/03_scdeepcluster.ipynb #ee2c10db
+# %% ../nbs/03_scdeepcluster.ipynb #6f0d8c8c
 STEPS, STEPS_REFIT = 3300, 800       # of pretraining, unless epochs are given: with a given number of clusters, and without
 
 def epochs_of(steps, n_cells, batch_size): # -> 20 to 400
@@ -171,7 +171,7 @@ class ScDeepCluster(Model):
     def _preprocessing(self, adata):
         return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
 
-# %% ../nbs/03_scdeepcluster.ipynb #b953e302
+# %% ../nbs/03_scdeepcluster.ipynb #9cb2e13e
 @patch
 def _check_params(self:ScDeepCluster, adata):
     self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, stage=("auto", "pretrain", "finetune"))
@@ -181,7 +181,7 @@ def _check_params(self:ScDeepCluster, adata):
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2: raise InputError(f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
     if k > adata.n_obs: raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
 
-# %% ../nbs/03_scdeepcluster.ipynb #77409e62
+# %% ../nbs/03_scdeepcluster.ipynb #3285d22d
 @patch
 def _pretrain(self:ScDeepCluster, module, fit:Fit): # -> the generator of the noise
     "Stage 1."
@@ -215,7 +215,7 @@ def centred(z, rows, votes): # -> centres (k, latent) float32, labels (cells,): 
     centers = np.stack([z[rows][won == j].mean(0) for j in range(votes.shape[1])]).astype(np.float32)
     return centers, losses.student_t(torch.as_tensor(z), torch.as_tensor(centers)).argmax(1).numpy()
 
-# %% ../nbs/03_scdeepcluster.ipynb #65e4c617
+# %% ../nbs/03_scdeepcluster.ipynb #cd07c410
 class Stage1(ScDeepCluster):
     "The denoising autoencoder alone: a latent code, no clusters."
     _fitted_arrays = _fitted_json = ()
@@ -244,7 +244,7 @@ def side_by_side(cpu:bool, progress:bool): # -> something like `map`
         return tqdm(done, total=len(tasks), desc="refits", disable=not progress, leave=False)
     return run
 
-# %% ../nbs/03_scdeepcluster.ipynb #118f5610
+# %% ../nbs/03_scdeepcluster.ipynb #7952e756
 @patch
 def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
     "What is found when the molecules are dealt anew: by networks, by PCA, or not at all."
@@ -269,7 +269,7 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
     fit.memory.save()
     return found
 
-# %% ../nbs/03_scdeepcluster.ipynb #fd6c0899
+# %% ../nbs/03_scdeepcluster.ipynb #06a896b8
 def kept_apart(g): # -> tensors
     "The partitions and gains of all refits, as tensors."
     return {f"refits.{r}.{i}.{n}": torch.as_tensor(a) for r, trees in g.families.items() for i, tree in enumerate(trees) for n, a in zip(("gain", "parts"), tree)}
@@ -283,7 +283,7 @@ def recalled(tensors): # -> Granularity
     families = {r: families[r] for r in sorted(families)}
     return Granularity(explained_and_returned(families), families)
 
-# %% ../nbs/03_scdeepcluster.ipynb #1664fd29
+# %% ../nbs/03_scdeepcluster.ipynb #6d05bf12
 def same_cells(adata, layer): # -> str
     "A fingerprint of counts and names, which also knows the order of the cells."
     return data_hash(adata, layer) + genes_hash(adata.obs_names)
@@ -303,7 +303,7 @@ def _trust(self:ScDeepCluster, fit, judged, again, chosen)->dict:
     levels = [consensus(again.partitions(k))[0] for k in again.table.k]
     return out | dict(granularity_=again.table, runner_up_=again.runner_up, finest_=again.finest, levels_=np.reshape(levels, (-1, len(rows))).astype(np.int32))
 
-# %% ../nbs/03_scdeepcluster.ipynb #f718fa65
+# %% ../nbs/03_scdeepcluster.ipynb #e93e7626
 @patch
 def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=None): # -> centres, weights of the autoencoder
     "Stage 2."
@@ -317,9 +317,11 @@ def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=Non
     note_stage(fit, "finetune", sum(r["stage"] == "finetune" for r in fit.memory.rows), labels, np.nan)
     return net.centers.detach().cpu().numpy(), weights_of(module)
 
-def weights_of(module): return {n: v.detach().cpu().clone() for n, v in module.state_dict().items()}
+def weights_of(module):
+    "A copy of a module's tensors."
+    return {n: v.detach().cpu().clone() for n, v in module.state_dict().items()}
 
-# %% ../nbs/03_scdeepcluster.ipynb #1705730c
+# %% ../nbs/03_scdeepcluster.ipynb #eba1d837
 @patch
 def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
     "Judge the recorded partitions, keep the better stage's weights and centres."
@@ -340,7 +342,7 @@ def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
     order = np.argsort(-sizes, kind="stable")[:int((sizes > 0).sum())]
     return dict(labels=labels, centers_=centers.numpy()[order], n_clusters_=len(order), stage_=stage, stages_=table, stage_labels_=recorded, stage_cells_=fit.cells)
 
-# %% ../nbs/03_scdeepcluster.ipynb #69542649
+# %% ../nbs/03_scdeepcluster.ipynb #effad124
 @patch
 def predict_proba(self:ScDeepCluster,
     adata, # AnnData with raw counts
@@ -370,7 +372,7 @@ def _outputs(self:ScDeepCluster, adata):
     if len(self.refit_labels_) and same_cells(adata, self.layer_) == self.cells_hash_: obs["{key}_stability"] = self.stability_      # known for the cells fitted only
     return {"obsm": {"X_{key}": z}, "obs": obs}
 
-# %% ../nbs/03_scdeepcluster.ipynb #e753a06a
+# %% ../nbs/03_scdeepcluster.ipynb #e202c61d
 @patch
 def labels_at(self:ScDeepCluster, k)->np.ndarray: # (cells of the file,), -1 where a cell took no part
     "The refits' vote for another number of clusters, without a new fit."
@@ -380,7 +382,7 @@ def labels_at(self:ScDeepCluster, k)->np.ndarray: # (cells of the file,), -1 whe
     out[self.refit_cells_] = self.levels_[ks.index(k)]
     return out
 
-# %% ../nbs/03_scdeepcluster.ipynb #cedac885
+# %% ../nbs/03_scdeepcluster.ipynb #d07ca051
 @patch
 def score_stages(self:ScDeepCluster,
     labels, # (cells,) known types of the cells that were fitted, in the rows of that AnnData; missing ones are left out

@@ -8,21 +8,21 @@ __all__ = ['FAR', 'AUDITED', 'MOST_TARGETS', 'MOST_IN_CLUSTER', 'LARGEST', 'SORT
            'quick_audit', 'audit_figures', 'check_contrast', 'Contrast', 'some_of', 'changed', 'contrast', 'readings',
            'contrast_said', 'effect_bars', 'contrast_figures', 'Download', 'download', 'contents', 'policy']
 
-# %% ../nbs/06d_sections.ipynb #4798e356
+# %% ../nbs/06d_sections.ipynb #023e20d1
 import base64, csv, hashlib, io, re
 from dataclasses import dataclass
 
-# %% ../nbs/06d_sections.ipynb #2f57d58c
+# %% ../nbs/06d_sections.ipynb #f27347dc
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06d_sections.ipynb #9f50995a
+# %% ../nbs/06d_sections.ipynb #ab6bc743
 from . import plot
 from .data import InputError, canonical_order, column, counts_of
 from .granularity import evenly
 from .trust import expression, figure, wilcoxon
 
-# %% ../nbs/06d_sections.ipynb #b58a3142
+# %% ../nbs/06d_sections.ipynb #31338c4e
 def mitochondrial(
     names, # of genes
 )->np.ndarray: # (genes,) of bool
@@ -39,7 +39,7 @@ def per_cell(
     share = np.asarray(X[:, np.flatnonzero(mt)].sum(1, dtype=np.float64)).ravel() / np.where(n > 0, n, np.nan) if mt.any() else np.full(len(n), np.nan)
     return pd.DataFrame(dict(counts=n, genes=np.asarray((X > 0).sum(1)).ravel(), mitochondrial=share))
 
-# %% ../nbs/06d_sections.ipynb #59331769
+# %% ../nbs/06d_sections.ipynb #0f244efe
 FAR = 5       # median absolute deviations
 
 def far_from_rest(
@@ -54,7 +54,7 @@ def far_from_rest(
     log = np.log1p(q[["counts", "genes"]].where(some, axis=0)).apply(deviations).abs()
     return log.assign(mitochondrial=deviations(q["mitochondrial"])) > FAR
 
-# %% ../nbs/06d_sections.ipynb #5374405a
+# %% ../nbs/06d_sections.ipynb #2a24dc86
 def quality_by_cluster(
     q, codes, # from `per_cell`; (cells,) clusters
 )->pd.DataFrame: # one row per cluster: cells, medians
@@ -78,7 +78,7 @@ def quality_said(
     if odd: said.append(f"Most cells of cluster {', '.join(odd)} lie far from the rest: look for broken cells, debris or doublets before naming it; some cells are simply small or large.")
     return said
 
-# %% ../nbs/06d_sections.ipynb #4d5e05d0
+# %% ../nbs/06d_sections.ipynb #faab70f2
 def histogram(
     values, # (cells,) numbers; missing ones left out
     xlabel, # name and unit
@@ -98,7 +98,7 @@ def histogram(
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}")); ax.xaxis.set_minor_formatter(NullFormatter())
         if percent: ax.xaxis.set_major_formatter(PercentFormatter(1))
-        ax.margins(y=.22); ax.legend(loc="upper right")
+        ax.set_ylim(top=1.3 * ax.get_ylim()[1]); ax.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
         return plot._finish(ax, None, xlabel, "cells")
 
 def quality_figures(q): # from `per_cell` -> list of Figure
@@ -108,7 +108,7 @@ def quality_figures(q): # from `per_cell` -> list of Figure
     if q["mitochondrial"].isna().all(): return out
     return [*out, figure("mitochondrial share", "Histogram of the mitochondrial share of a cell's counts", histogram(q["mitochondrial"], "mitochondrial share of the counts", percent=True))]
 
-# %% ../nbs/06d_sections.ipynb #bfde5acf
+# %% ../nbs/06d_sections.ipynb #acb60771
 @dataclass
 class Markers:
     "The genes that describe clusters."
@@ -125,7 +125,7 @@ def _per_cluster(e): # AnnData from `expression` -> shares, means (clusters, gen
     stack = lambda f: np.stack([np.asarray(f(r)).ravel() for r in rows]) if rows else np.zeros((0, e.n_vars))
     return stack(lambda r: (r > 0).mean(0)), stack(lambda r: r.mean(0)), np.array([r.shape[0] for r in rows]), known
 
-# %% ../nbs/06d_sections.ipynb #4e15f9d9
+# %% ../nbs/06d_sections.ipynb #e4dee62f
 def markers(
     adata, codes, # raw counts; (cells,) clusters 0 .. k - 1
     layer=None, # see `scnb.data.which_layer`
@@ -146,7 +146,7 @@ def markers(
     table = pd.DataFrame(rows, columns=["cluster", "gene", "auc", "fold", "here", "elsewhere"])
     return Markers(table, [names[g] for g in pick], share[:, pick].T, mean[:, pick].T, [str(c) for c in known])
 
-# %% ../nbs/06d_sections.ipynb #4749e24b
+# %% ../nbs/06d_sections.ipynb #8311bcd3
 def dots(
     m:Markers, # from `markers`
 ): # Axes
@@ -164,7 +164,7 @@ def dots(
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(.5, -.45 / (.8 + .2 * n) - .02), ncols=3, title="share of cells with the gene", title_fontsize=8, handletextpad=.1)
         return plot._finish(ax, None, "cluster", "")
 
-# %% ../nbs/06d_sections.ipynb #d546897e
+# %% ../nbs/06d_sections.ipynb #0069651e
 AUDITED = 1000      # cells, and genes, that a report's audit looks at
 
 def quick_audit(
@@ -189,7 +189,7 @@ def audit_figures(found): # Audit -> list of Figure
         return ax
     return [figure(what, what[:1].upper() + what[1:], drawn(name)) for name, what in panels.items()]
 
-# %% ../nbs/06d_sections.ipynb #f8a20daf
+# %% ../nbs/06d_sections.ipynb #71e153ba
 def check_contrast(
     condition_key, control, # as the user gave them; both None: no contrast is wanted
     adata=None, # the data, once they are read
@@ -204,7 +204,7 @@ def check_contrast(
     if adata is not None: model._check_params(adata)
     return model
 
-# %% ../nbs/06d_sections.ipynb #c2b95a64
+# %% ../nbs/06d_sections.ipynb #edb9af64
 MOST_TARGETS, MOST_IN_CLUSTER = 3000, 300
 
 @dataclass
@@ -226,7 +226,7 @@ def some_of(adata, mask, most, layer=None): # -> (cells,) of bool
     out = np.zeros(len(order), bool); out[rows[evenly(len(rows), most)]] = True
     return out
 
-# %% ../nbs/06d_sections.ipynb #eb33522b
+# %% ../nbs/06d_sections.ipynb #78779e7b
 def changed(
     t, # from `ContrastiveVI.effects`
     n:int=5, # genes
@@ -251,7 +251,7 @@ def contrast(
     return Contrast(model.condition_key, str(model.control), names, groups, model.transform(adata), model.leakage(adata, seed=seed), effects(groups > 0, MOST_TARGETS),
                     pd.DataFrame(rows), pd.DataFrame(each if len(names) > 2 else [], columns=["group", "cells", "genes"]))
 
-# %% ../nbs/06d_sections.ipynb #c64bade5
+# %% ../nbs/06d_sections.ipynb #eb966455
 def readings(k:Contrast)->pd.DataFrame:
     "What can be read from which space."
     kinds = {"salient_condition": ("salient coordinates", "high: something changed"), "background_condition": ("background", "low: nothing of it is left here")}
@@ -269,7 +269,7 @@ def contrast_said(k:Contrast)->list: # of sentences
     if one: said.append(f"Cluster {', '.join(map(str, one))}: nearly all cells are on one side. There the clustering followed the condition, or the sides do not have the same types.")
     return said
 
-# %% ../nbs/06d_sections.ipynb #a47fae6f
+# %% ../nbs/06d_sections.ipynb #4d0499bf
 def effect_bars(
     k:Contrast, n:int=20, # genes
 ): # Axes
@@ -288,7 +288,7 @@ def contrast_figures(k:Contrast, codes, seed=0): # -> list of Figure
             figure("salient coordinates: clusters", "UMAP of the salient coordinates, cells coloured by cluster", plot.embedding(xy, pd.Categorical(codes), label="cluster")),
             figure("most changed genes", "Bars: log2 of the change of the genes that change most", effect_bars(k))]
 
-# %% ../nbs/06d_sections.ipynb #3747fe0f
+# %% ../nbs/06d_sections.ipynb #374f9677
 LARGEST = 4_000_000      # bytes of a table inside the page
 
 @dataclass
@@ -309,14 +309,14 @@ def download(
     size = f"{len(text) / 1e6:.1f} MB" if len(text) > 1e6 else f"{max(1, round(len(text) / 1e3))} kB"
     return Download(name, what, size, f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}" if len(text) <= LARGEST else "")
 
-# %% ../nbs/06d_sections.ipynb #7370878c
+# %% ../nbs/06d_sections.ipynb #c119b63b
 def contents(
     body, # HTML
 )->list: # of (id, title)
     "The sections of a page."
     return re.findall(r'<h2 id="([\w-]+)">([^<]*)</h2>', body)
 
-# %% ../nbs/06d_sections.ipynb #ae6432ca
+# %% ../nbs/06d_sections.ipynb #b47efde1
 SORT = """"use strict";
 const text = (row, i) => row.cells[i].textContent.trim();
 const number = s => /^[-+]?[\\d,]*\\.?\\d+(e[-+]?\\d+)?(%|\\s|$)/i.test(s) ? parseFloat(s.replace(/,/g, "")) : NaN;
@@ -347,7 +347,7 @@ for (const table of document.querySelectorAll("table")) {
 }
 """
 
-# %% ../nbs/06d_sections.ipynb #1ddbb09c
+# %% ../nbs/06d_sections.ipynb #738e474c
 def policy(
     script, # the one that may run
 )->str: # for <meta http-equiv="Content-Security-Policy">

@@ -12,7 +12,7 @@ __all__ = ['log', 'NAME_COLUMNS', 'LEAST_KNOWN', 'PROMISES', 'child_seed', 'own_
            'table_from_json', 'to_json', 'from_json', 'load_model', 'model_meta', 'loaded', 'own_class', 'stoppers',
            'promise', 'Case', 'check_model']
 
-# %% ../nbs/01a_train.ipynb #a9388205
+# %% ../nbs/01a_train.ipynb #38198fcc
 import contextlib, copy, hashlib, importlib, inspect, json, logging, math, os, re, shutil, signal, tempfile, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,10 @@ from sklearn.exceptions import NotFittedError
 from . import __version__
 from .data import InputError, Recipe, _occurrences, _on_disk, batches, canonical_order, check_counts, counts_of, data_hash, genes_hash, kept_threads, params_of, prepared
 
-# %% ../nbs/01a_train.ipynb #21a5f2ec
+# %% ../nbs/01a_train.ipynb #15d16d6e
 log = logging.getLogger("scnb")
 
-# %% ../nbs/01a_train.ipynb #a6019cc5
+# %% ../nbs/01a_train.ipynb #a317746b
 def child_seed(
     seed:int, # the user's seed
     *purpose, # what the numbers are for, e.g. "noise", "finetune"
@@ -36,7 +36,7 @@ def child_seed(
     "A seed for one purpose, derived from the user's seed."
     return int.from_bytes(hashlib.sha256(repr((seed, *purpose)).encode()).digest()[:4], "little")
 
-# %% ../nbs/01a_train.ipynb #354f02ef
+# %% ../nbs/01a_train.ipynb #13007a74
 @contextlib.contextmanager
 def own_randomness(seed:int): # seed of everything drawn inside
     "Seed torch's global generators inside the block and restore them after it."
@@ -44,7 +44,7 @@ def own_randomness(seed:int): # seed of everything drawn inside
         torch.manual_seed(child_seed(seed, "global"))
         yield
 
-# %% ../nbs/01a_train.ipynb #a71652f6
+# %% ../nbs/01a_train.ipynb #a9c36e6f
 def resolve_device(
     device:str="auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 )->tuple: # kind ("cpu", "cuda", "mps") and index (None: any)
@@ -59,8 +59,10 @@ def resolve_device(
         raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
-# %% ../nbs/01a_train.ipynb #c8d61307
-def as_it_is(data): return data
+# %% ../nbs/01a_train.ipynb #b8fbf86f
+def as_it_is(data):
+    "What the progress bar is where none is wanted."
+    return data
 
 def mixed_precision(precision, kind):
     "Fabric's mixed precision, which here leaves the inputs alone."
@@ -69,7 +71,7 @@ def mixed_precision(precision, kind):
     plugin.convert_input = as_it_is
     return plugin
 
-# %% ../nbs/01a_train.ipynb #74f89282
+# %% ../nbs/01a_train.ipynb #55bfd698
 def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
@@ -86,7 +88,7 @@ def make_fabric(
     except (ValueError, TypeError) as e:
         raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
 
-# %% ../nbs/01a_train.ipynb #d564939b
+# %% ../nbs/01a_train.ipynb #02d05523
 class Task:
     "What the loop has to know of a model: a network, its loss, its optimizers."
     def __init__(self,
@@ -102,16 +104,16 @@ class Task:
     def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
     def load_state(self, tensors:dict): pass
 
-# %% ../nbs/01a_train.ipynb #6860a3bd
+# %% ../nbs/01a_train.ipynb #8b5835fa
 def adam(params, lr=1e-3, amsgrad=True, **kw):
     "Adam (Kingma & Ba 2015) with AMSGrad (Reddi 2018), fused."
     return torch.optim.Adam(params, lr=lr, amsgrad=amsgrad, fused=True, **kw)
 
-# %% ../nbs/01a_train.ipynb #571b7b9c
+# %% ../nbs/01a_train.ipynb #2dc8a692
 class NonFinite(FloatingPointError):
     "A loss or gradient is not finite; the message says where it began."
 
-# %% ../nbs/01a_train.ipynb #7754aad1
+# %% ../nbs/01a_train.ipynb #1ecb2899
 class Loop:
     "Train `task` on `batches`; knows no model."
     def __init__(self,
@@ -144,7 +146,7 @@ class Loop:
         self.call("on_end")
         return self
 
-# %% ../nbs/01a_train.ipynb #7471fdf5
+# %% ../nbs/01a_train.ipynb #44fd39f4
 @patch
 def one_epoch(self:Loop):
     "One pass over the training cells, then the held-out loss."
@@ -178,20 +180,23 @@ def one_step(self:Loop, batch):
 
 @patch
 def clip_gradients(self:Loop, i): # -> norm before clipping
+    "Clip the gradients of optimizer `i`."
     params = [p for g in self.opts[i].param_groups for p in g["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in params])
     if 0 < self.clip < norm < math.inf: torch.nn.utils.clip_grads_with_norm_(params, self.clip, norm)   # multiplies only where it must
     return norm.item()
 
-# %% ../nbs/01a_train.ipynb #519035cb
+# %% ../nbs/01a_train.ipynb #2b246583
 @patch
 def add(self:Loop, parts, n, prefix=""):
+    "Add minibatch sums to the epoch's."
     for k, v in parts.items():
         total, cells = self.sums.get(prefix + k, (0., 0))
         self.sums[prefix + k] = (total + float(v) * n, cells + n)
 
 @patch
 def means(self:Loop):
+    "The epoch's means, over all processes."
     if self.fabric.world_size > 1:
         self.sums = {k: tuple(self.fabric.all_reduce(torch.tensor(v, dtype=torch.float64), reduce_op="sum").tolist()) for k, v in self.sums.items()}
     return {k: t / n for k, (t, n) in self.sums.items()}
@@ -207,7 +212,7 @@ def held_out(self:Loop):
     means, self.sums = self.means(), kept
     return means
 
-# %% ../nbs/01a_train.ipynb #eafb0440
+# %% ../nbs/01a_train.ipynb #960e2492
 @contextlib.contextmanager
 def signals(loop):
     "Turn the first SIGINT or SIGTERM into a flag on `loop`; the second acts at once."
@@ -223,7 +228,7 @@ def signals(loop):
     try: yield
     finally: restore()
 
-# %% ../nbs/01a_train.ipynb #d8e46f45
+# %% ../nbs/01a_train.ipynb #b7deb5ac
 class Callback:
     "Something called by the loop at fixed points."
     def on_start(self, loop): pass
@@ -234,14 +239,14 @@ class Callback:
     def state(self)->dict: return {}              # what JSON can hold
     def load_state(self, state:dict): vars(self).update(state)
 
-# %% ../nbs/01a_train.ipynb #71f963bb
+# %% ../nbs/01a_train.ipynb #ef5c3909
 class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
         self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
-# %% ../nbs/01a_train.ipynb #7b653078
+# %% ../nbs/01a_train.ipynb #d35dfadc
 class Clock(Callback):
     "When each stage began and when its epochs ended."
     def __init__(self): self.times = {}
@@ -252,7 +257,7 @@ class Clock(Callback):
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
-# %% ../nbs/01a_train.ipynb #8eccab3f
+# %% ../nbs/01a_train.ipynb #fe7d3c79
 class EarlyStopping(Callback):
     "Stop when the watched loss no longer improves; bring back the best weights."
     def __init__(self,
@@ -269,7 +274,7 @@ class EarlyStopping(Callback):
         if self.weights is not None: loop.task.module.load_state_dict(self.weights)
     def state(self): return dict(best=self.best, best_epoch=self.best_epoch)
 
-# %% ../nbs/01a_train.ipynb #e946ed3f
+# %% ../nbs/01a_train.ipynb #41594248
 class Plateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
     def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
@@ -281,7 +286,7 @@ class Plateau(Callback):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
     def state(self): return dict(saved=[s.state_dict() for s in self.schedulers])
 
-# %% ../nbs/01a_train.ipynb #23793bce
+# %% ../nbs/01a_train.ipynb #4faedea3
 @patch
 def state(self:Loop): # -> tensors by name, and the rest (JSON)
     "Everything that decides how the run goes on."
@@ -314,7 +319,7 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.epoch, self.step, self.stop = meta["epoch"], meta["step"], meta["stop"]
     self.sums = {k: tuple(v) for k, v in meta["sums"].items()}
 
-# %% ../nbs/01a_train.ipynb #e84394fb
+# %% ../nbs/01a_train.ipynb #e2a0a1c0
 def global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
@@ -322,6 +327,7 @@ def global_rng():
     return s
 
 def set_global_rng(s):
+    "The reverse of `global_rng`."
     torch.set_rng_state(s["cpu"].cpu())
     if "cuda" in s and torch.cuda.is_available(): torch.cuda.set_rng_state(s["cuda"].cpu())
 
@@ -335,7 +341,7 @@ def load_optimizer(opt, tensors, groups):
     for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
-# %% ../nbs/01a_train.ipynb #b7b4efcc
+# %% ../nbs/01a_train.ipynb #e1cfa076
 class InterruptAt(Callback):
     "Press Ctrl-C after `n` steps (for tests)."
     def __init__(self, n): self.n = n
@@ -344,7 +350,7 @@ class InterruptAt(Callback):
         if self.n == 0: signal.raise_signal(signal.SIGINT)
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #c9f092c0
+# %% ../nbs/01a_train.ipynb #668619aa
 def diagnose(
     loop, # the loop in which it happened
     batch, # the minibatch
@@ -360,7 +366,7 @@ def diagnose(
         if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
-# %% ../nbs/01a_train.ipynb #bb3868de
+# %% ../nbs/01a_train.ipynb #c9ec8998
 def first_bad_layer(loop, batch): # -> (name, output), or None
     "Run `batch` once more; the first layer whose output is not finite."
     found, hooks = [], []
@@ -387,7 +393,7 @@ def culprits(loop, batch, out):
     genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
     return f" (cells {few(loop.cells, rows)}{genes})"
 
-# %% ../nbs/01a_train.ipynb #a4f29750
+# %% ../nbs/01a_train.ipynb #551ce9fb
 class Guard(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
     def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left, self.good = tries, factor, tries, None
@@ -409,7 +415,7 @@ class Guard(Callback):
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
-# %% ../nbs/01a_train.ipynb #fea8b3f1
+# %% ../nbs/01a_train.ipynb #5965679f
 def write_tensors(
     path, # file to write
     tensors:dict, # tensors by name
@@ -430,7 +436,7 @@ def read_tensors(path): # -> tensors by name, metadata
         with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
     except (SafetensorError, KeyError, ValueError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
-# %% ../nbs/01a_train.ipynb #f7b6e7d5
+# %% ../nbs/01a_train.ipynb #69fc65b8
 class Memory:
     "What a fit remembers across stages, and its checkpoint file if it has one."
     def __init__(self,
@@ -457,7 +463,7 @@ class Memory:
         part = lambda p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
         if meta["running"]: self.running = meta["running"], (part("loop."), meta["loop"]), (part("good."), meta["good"]) if meta.get("good") else None
 
-# %% ../nbs/01a_train.ipynb #44a969cd
+# %% ../nbs/01a_train.ipynb #57fb9d19
 @patch
 def restore(self:Memory, loop):
     "Bring `loop` to where the checkpoint left it, if it was saved while this stage was running."
@@ -478,7 +484,7 @@ def save(self:Memory, loop=None):
     write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
         running=loop.stage if loop is not None else None, loop=meta, good=good, version=__version__))
 
-# %% ../nbs/01a_train.ipynb #360f0a0a
+# %% ../nbs/01a_train.ipynb #c2b08012
 class Checkpoint(Callback):
     "Save the run every `every` epochs, and when interrupted."
     def __init__(self, memory:Memory, every:int=10): self.memory, self.every = memory, every
@@ -492,7 +498,7 @@ class Checkpoint(Callback):
         raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #0c3452c5
+# %% ../nbs/01a_train.ipynb #f7ee76a6
 class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
@@ -505,7 +511,7 @@ class Progress(Callback):
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
 
-# %% ../nbs/01a_train.ipynb #24914532
+# %% ../nbs/01a_train.ipynb #95a392cf
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
@@ -523,7 +529,7 @@ class Settings:
         self.seed = int(self.seed)
         if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
-# %% ../nbs/01a_train.ipynb #f3ed30ec
+# %% ../nbs/01a_train.ipynb #301d243f
 class Fit:
     "Data, split, fabric and memory of one fit."
     def __init__(self,
@@ -558,7 +564,7 @@ class Fit:
         "A random generator on the device of the fit."
         return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
 
-# %% ../nbs/01a_train.ipynb #f9101dae
+# %% ../nbs/01a_train.ipynb #8101eb93
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
     "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
@@ -583,7 +589,7 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop
 
-# %% ../nbs/01a_train.ipynb #dbb49f4a
+# %% ../nbs/01a_train.ipynb #74cf0b5b
 class Model(BaseEstimator):
     "Base of all models: fit, transform, write_to, save, load."
     _name = "model"            # key in `uns` and stem of the others
@@ -604,7 +610,7 @@ class Model(BaseEstimator):
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
     def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
 
-# %% ../nbs/01a_train.ipynb #2df3faa1
+# %% ../nbs/01a_train.ipynb #ef6c0bd2
 @patch
 def fit(self:Model,
     adata, # AnnData with raw counts
@@ -636,7 +642,7 @@ def fit(self:Model,
     with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
     return self
 
-# %% ../nbs/01a_train.ipynb #3ce6cae7
+# %% ../nbs/01a_train.ipynb #dbb7d303
 @patch
 def _finish(self:Model, fitted):
     "Take over what `_train` returned, perhaps from another process."
@@ -646,7 +652,7 @@ def _finish(self:Model, fitted):
     self.module_.load_state_dict({k: torch.as_tensor(v) for k, v in weights.items()})
     self.module_.eval()
 
-# %% ../nbs/01a_train.ipynb #c54d9fcc
+# %% ../nbs/01a_train.ipynb #ba55bf47
 def same_parameters(model, other):
     "An `InputError` where weights would fit but mean something else."
     for name in model._same:
@@ -670,7 +676,7 @@ def _train(fabric, model, view, settings):
     return dict(weights=weights, recipe_=fit.recipe, history_=pd.DataFrame(memory.rows), layer_=settings.layer, seed_=settings.seed,
         device_=settings.device, n_features_in_=len(fit.recipe.genes), version_=__version__, transfer_=transfer) | known | extra
 
-# %% ../nbs/01a_train.ipynb #b70c192e
+# %% ../nbs/01a_train.ipynb #11f22e30
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
@@ -687,13 +693,15 @@ def weights_hash(model):
     return h.hexdigest()[:16]
 
 @patch
-def __sklearn_is_fitted__(self:Model): return hasattr(self, "module_")
+def __sklearn_is_fitted__(self:Model):
+    "For scikit-learn: whether `fit` has run."
+    return hasattr(self, "module_")
 
 @patch
 def _check_fitted(self:Model):
     if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
-# %% ../nbs/01a_train.ipynb #54d5120e
+# %% ../nbs/01a_train.ipynb #a50ce713
 def plain_name(name): # -> the name without case and version
     "A gene's name in capitals, without an Ensembl version."
     return re.sub(r"^(ENS[A-Z]*[0-9]+)[.][0-9]+$", r"\1", str(name).strip().upper())
@@ -713,7 +721,7 @@ def match_names(
     found[a[both]] = b[both]
     return found
 
-# %% ../nbs/01a_train.ipynb #87aad618
+# %% ../nbs/01a_train.ipynb #61835a50
 NAME_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol")
 
 def known_genes(
@@ -726,7 +734,7 @@ def known_genes(
     by = max(found, key=lambda k: (found[k] >= 0).sum())
     return found[by], by
 
-# %% ../nbs/01a_train.ipynb #93ce9413
+# %% ../nbs/01a_train.ipynb #9e7d9f1f
 LEAST_KNOWN = 0.5      # share of the smaller gene list that must match
 
 def fitted_model(
@@ -747,7 +755,7 @@ def enough_known(n, new, old):
         raise InputError(f"init_from knows too few of these genes: {n:,} of the {new:,} genes to train on are among the {old:,} of the model, "
                          f"and {LEAST_KNOWN:.0%} of the smaller number are needed; check that the names are of one kind (symbols or identifiers), or start without it")
 
-# %% ../nbs/01a_train.ipynb #17b3c547
+# %% ../nbs/01a_train.ipynb #4d3baef2
 def start_from(
     module, # a new network
     var:pd.DataFrame, # the genes it is made for, one row for each, in order
@@ -770,7 +778,7 @@ def start_from(
     log.info("init_from: %s", told(note))
     return note
 
-# %% ../nbs/01a_train.ipynb #4b032add
+# %% ../nbs/01a_train.ipynb #c3145dec
 def _taken(mine, theirs, axis, new, old):
     "A parameter for the new network: `theirs` where it has no genes, else with the rows or columns `old` put at `new`."
     if axis is None: return theirs.clone()
@@ -782,7 +790,7 @@ def told(note):
     return (f"{note['matched']:,} of {note['genes']:,} genes are known to the model ({note['model_genes']:,} genes), matched by {note['by']}"
             + (f", {note['matched'] - note['same_name']:,} of them by other spelling" if note["same_name"] < note["matched"] else ""))
 
-# %% ../nbs/01a_train.ipynb #65292969
+# %% ../nbs/01a_train.ipynb #38715042
 def _prepared(self, adata, layer, other):
     "`prepared` data; starting from `other`, the genes it knows are chosen before the most variable ones."
     kw = self._preprocessing(adata)
@@ -795,7 +803,7 @@ def _prepared(self, adata, layer, other):
 
 Model._prepared = _prepared
 
-# %% ../nbs/01a_train.ipynb #491c22dc
+# %% ../nbs/01a_train.ipynb #ef24cc94
 @patch
 def _per_cell(self:Model, adata, function):
     "Apply `function(module, batch)` to every cell of `adata`; rows in the order of `adata`."
@@ -822,9 +830,11 @@ def transform(self:Model,
     return self._per_cell(adata, lambda module, b: module.encode(b.x))
 
 @patch
-def fit_transform(self:Model, adata, **kw): return self.fit(adata, **kw).transform(adata)
+def fit_transform(self:Model, adata, **kw):
+    "`fit`, then `transform` on the same cells."
+    return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #49ad6c1f
+# %% ../nbs/01a_train.ipynb #33ffde4b
 @patch
 def _in_place(self:Model,
     adata, # AnnData with raw counts
@@ -837,7 +847,7 @@ def _in_place(self:Model,
     out[:, self.recipe_.match(adata)] = values
     return out
 
-# %% ../nbs/01a_train.ipynb #872a0212
+# %% ../nbs/01a_train.ipynb #b6520c4a
 @patch
 def write_to(self:Model,
     adata, # AnnData that receives the results
@@ -853,7 +863,7 @@ def write_to(self:Model,
         genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
-# %% ../nbs/01a_train.ipynb #6b928ded
+# %% ../nbs/01a_train.ipynb #04b7b9c9
 def put_folder(part, path):
     "Rename the folder `part` to `path`; one that is there is moved aside first and removed last."
     umask = os.umask(0); os.umask(umask)
@@ -866,7 +876,7 @@ def put_folder(part, path):
         raise
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #50cc3fb1
+# %% ../nbs/01a_train.ipynb #02ea6cba
 @patch
 def save(self:Model,
     path, # folder to make
@@ -891,10 +901,14 @@ def save(self:Model,
         put_folder(part, path)
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/01a_train.ipynb #07919e48
-def table_to_json(df): return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
+# %% ../nbs/01a_train.ipynb #26ff57b5
+def table_to_json(df):
+    "A table as lists, NaN as null."
+    return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
 
-def table_from_json(t): return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
+def table_from_json(t):
+    "The reverse of `table_to_json`."
+    return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
 
 def to_json(v):
     "What JSON can hold, for numpy scalars, arrays and tables."
@@ -903,9 +917,11 @@ def to_json(v):
     if isinstance(v, np.ndarray): return v.tolist()
     return v
 
-def from_json(v): return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
+def from_json(v):
+    "A table where there was one, else the value."
+    return table_from_json(v["table"]) if isinstance(v, dict) and set(v) == {"table"} else v
 
-# %% ../nbs/01a_train.ipynb #a764d93e
+# %% ../nbs/01a_train.ipynb #4b7fec48
 def load_model(
     path, # folder from `Model.save`
     cls=None, # class of the model; default: the one named in the folder, which must be scnb's own
@@ -942,7 +958,7 @@ def loaded(path, cls=None):
     model.device_, model.n_features_in_, model.transfer_ = meta["device"], len(model.recipe_.genes), meta.get("transfer")
     return model
 
-# %% ../nbs/01a_train.ipynb #41f2a5b3
+# %% ../nbs/01a_train.ipynb #961ff26c
 def own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
@@ -961,7 +977,7 @@ def load(cls:Model, path):
         if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
-# %% ../nbs/01a_train.ipynb #e6ca29cd
+# %% ../nbs/01a_train.ipynb #4fe05568
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
@@ -972,7 +988,7 @@ def stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
     return [Plateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
 
-# %% ../nbs/01a_train.ipynb #88e711e8
+# %% ../nbs/01a_train.ipynb #14977b5e
 PROMISES = {}      # what is promised -> function that asserts it
 
 def promise(text):
@@ -991,8 +1007,8 @@ class Case:
         adata = self.adata if adata is None else adata
         return self.fit(adata, **kw).transform(adata)
 
-# %% ../nbs/01a_train.ipynb #816ee868
-@promise("the constructor takes keywords and only stores them")
+# %% ../nbs/01a_train.ipynb #5da668e7
+@promise("the constructor only stores its keywords")
 def _(c):
     from sklearn.base import clone
     kinds = [p.kind for n, p in inspect.signature(type(c.model).__init__).parameters.items() if n != "self"]
@@ -1006,7 +1022,7 @@ def _(c):
     except NotFittedError: return
     assert False, "an unfitted model transformed"
 
-@promise("fit leaves the caller's data and random state alone")
+@promise("fit leaves the caller's data and randomness alone")
 def _(c):
     a, before = c.adata.copy(), (torch.get_rng_state(), np.random.get_state())
     try:
@@ -1018,25 +1034,25 @@ def _(c):
     assert list(a.obs) == list(c.adata.obs) and list(a.var) == list(c.adata.var) and set(a.uns) == set(c.adata.uns) and set(a.layers) == set(c.adata.layers)
     assert (a.X != c.adata.X).nnz == 0
 
-# %% ../nbs/01a_train.ipynb #3042b91f
-@promise("same seed, same bits; another seed, another result")
+# %% ../nbs/01a_train.ipynb #def36946
+@promise("same seed, same bits; another seed, another model")
 def _(c):
     assert np.array_equal(c.first, c.embed())
     assert not np.array_equal(c.first, c.embed(seed=c.kw["seed"] + 1))
 
-@promise("shuffled rows give shuffled rows, and change nothing else")
+@promise("shuffled rows give shuffled rows, nothing else")
 def _(c):
     order = np.random.default_rng(0).permutation(c.adata.n_obs)
     assert np.array_equal(c.embed(c.adata[order].copy()), c.first[order])
 
-@promise("no column of obs is looked at unless named in the constructor")
+@promise("no column of obs is used unless it was named")
 def _(c):
     named = {v for v in c.model.get_params().values() if isinstance(v, str)}
     a, rng = c.adata.copy(), np.random.default_rng(0)
     for k in set(a.obs) - named: a.obs[k] = rng.permutation(a.obs[k].to_numpy())
     assert np.array_equal(c.embed(a), c.first)
 
-@promise("data that are no counts are refused before any work")
+@promise("what are no counts is refused before any work")
 def _(c):
     a = c.adata.copy()
     a.X = a.X * 0.37
@@ -1045,7 +1061,7 @@ def _(c):
     except InputError: return
     assert False, "fractions passed as counts"
 
-# %% ../nbs/01a_train.ipynb #2103919d
+# %% ../nbs/01a_train.ipynb #d00400bf
 @promise("a saved model, loaded, gives the same bits")
 def _(c):
     model = c.fit()
@@ -1056,7 +1072,7 @@ def _(c):
         except InputError: pass
         else: assert False, "a saved model was overwritten unasked"
 
-@promise("genes are matched by name, and a missing one is named")
+@promise("genes match by name, and a missing one is named")
 def _(c):
     model, order = c.fit(), np.random.default_rng(0).permutation(c.adata.n_vars)
     assert np.array_equal(model.transform(c.adata[:, order].copy()), model.transform(c.adata))
@@ -1065,8 +1081,8 @@ def _(c):
     except InputError as e: assert str(gone) in str(e)
     else: assert False, "a missing gene went unnoticed"
 
-# %% ../nbs/01a_train.ipynb #834ff9f9
-@promise("write_to adds keys that carry the model's name, and the file round-trips")
+# %% ../nbs/01a_train.ipynb #d1a379ef
+@promise("write_to adds keys that survive a file")
 def _(c):
     import anndata
     a = c.adata.copy()
@@ -1077,7 +1093,7 @@ def _(c):
         a.write_h5ad(f"{d}/a.h5ad")
         assert anndata.read_h5ad(f"{d}/a.h5ad").uns[c.model._name]["seed"] == c.kw["seed"]
 
-@promise("interrupted and resumed, bit for bit as if it had not been")
+@promise("interrupted and resumed: the same bits")
 def _(c):
     from sklearn.base import clone
     with tempfile.TemporaryDirectory() as d:
@@ -1088,7 +1104,7 @@ def _(c):
         else: assert False, "the interrupt was not heard"
         assert np.array_equal(c.embed(checkpoint_dir=d, resume=True), c.first)
 
-# %% ../nbs/01a_train.ipynb #49c7218d
+# %% ../nbs/01a_train.ipynb #8d681c8e
 def check_model(
     model:Model, # an unfitted model, small enough to fit in a second or two
     adata=None, # AnnData to try it on; default: 150 simulated cells of 3 types, 60 genes

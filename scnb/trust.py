@@ -10,20 +10,20 @@ __all__ = ['DISSOLVED', 'STABLE', 'MOST_PER_CLUSTER', 'CLEAR', 'CLOSE', 'CSS', '
            'shown', 'map_figures', 'lost_figure', 'stages_in_short', 'parts', 'environment', 'card', 'PageCheck',
            'audit_page']
 
-# %% ../nbs/03a_trust.ipynb #17d6dbb8
+# %% ../nbs/03a_trust.ipynb #7424d056
 import base64, warnings
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-# %% ../nbs/03a_trust.ipynb #0e39b27d
+# %% ../nbs/03a_trust.ipynb #87cc4903
 from . import __version__, plot
 from .data import InputError, _normalised, canonical_order, kept_threads, rows_of
 from .granularity import FLOOR, companions, evenly, jaccard, overlaps
 from .metrics import _kept_random, confusion, label_codes, pca
 
-# %% ../nbs/03a_trust.ipynb #85639c35
+# %% ../nbs/03a_trust.ipynb #1cf97d9d
 def right_cells(
     known, # (cells,) known types, none missing
     pred, # (cells,) clusters, none missing
@@ -50,14 +50,14 @@ def accuracy_by_stability(
     parts = [p for p in np.array_split(np.argsort(s, kind="stable"), bins) if len(p)]
     return pd.DataFrame([dict(bin=i + 1, cells=len(p), stability=s[p].mean(), accuracy=right[p].mean()) for i, p in enumerate(parts)])
 
-# %% ../nbs/03a_trust.ipynb #758e9e77
+# %% ../nbs/03a_trust.ipynb #14b21c99
 DISSOLVED, STABLE = 0.6, 0.75      # Hennig's limits
 
 def hennig(j)->str:
     "What a Jaccard index says of a cluster (Hennig 2007)."
     return "" if np.isnan(j) else "dissolved" if j < DISSOLVED else "stable" if j > STABLE else "doubtful"
 
-# %% ../nbs/03a_trust.ipynb #82d0bdfc
+# %% ../nbs/03a_trust.ipynb #11efb06e
 def exchanged(
     labels, # (cells,) 0 .. k - 1
     partitions, # (refits, cells)
@@ -69,7 +69,7 @@ def exchanged(
         M = M + (C / np.maximum(C.sum(1, keepdims=True), 1)) @ (C / np.maximum(C.sum(0), 1)).T
     return M / len(partitions)
 
-# %% ../nbs/03a_trust.ipynb #57e0fc0a
+# %% ../nbs/03a_trust.ipynb #ab97a18e
 MOST_PER_CLUSTER = 300     # cells of a cluster that are looked at for genes
 
 def expression(
@@ -93,7 +93,7 @@ def expression(
     e.var["gene"] = [str(g)[:40] for g in np.asarray(adata.var_names)[often]]
     return e
 
-# %% ../nbs/03a_trust.ipynb #c366e876
+# %% ../nbs/03a_trust.ipynb #f75824a0
 @_kept_random()
 def wilcoxon(
     e, # from `expression`
@@ -115,7 +115,7 @@ def wilcoxon(
         out[c] = pd.DataFrame(dict(gene=e.var.loc[found["names"][c], "gene"].to_numpy(), auc=auc, fold=found["logfoldchanges"][c].astype(float)))
     return out
 
-# %% ../nbs/03a_trust.ipynb #9d9fed65
+# %% ../nbs/03a_trust.ipynb #822ba0ad
 def top(
     test, # from `wilcoxon`; None: nothing to say
     n:int=5, # genes
@@ -126,7 +126,7 @@ def top(
     t = test[test.auc > .5].head(n) if up else test[test.auc < .5].iloc[::-1].head(n).assign(auc=lambda t: 1 - t.auc)
     return ", ".join(f"{g} {v:.2f}" for g, v in zip(t.gene, t.auc))
 
-# %% ../nbs/03a_trust.ipynb #b06e07f7
+# %% ../nbs/03a_trust.ipynb #9296ff3a
 def come_back(
     codes, # (cells,) cluster numbers; -1: none
     partitions, # (refits, fitted cells), or None
@@ -155,7 +155,7 @@ def nearest(c, M, profiles):
     away = np.linalg.norm(profiles[others] - profiles[c], axis=1)
     return (None, "") if np.isnan(away).all() else (int(others[np.nanargmin(away)]), "by mean profile")
 
-# %% ../nbs/03a_trust.ipynb #9fb7cca2
+# %% ../nbs/03a_trust.ipynb #d328df94
 def cluster_table(
     adata, # raw counts; left as it is
     labels, # (cells,) clusters; missing: left out
@@ -185,7 +185,7 @@ def told_apart(e, c, d):
     if d is None or min(size.get(str(c), 0), size.get(str(d), 0)) < 2: return None
     return wilcoxon(e, str(d), [str(c)])[str(c)] if e.n_vars else None
 
-# %% ../nbs/03a_trust.ipynb #cd867e3c
+# %% ../nbs/03a_trust.ipynb #2d9c2397
 CLEAR, CLOSE = 0.8, 0.05      # share returned of clear clusters; how far below the best product is as good
 
 def ranges(ks)->str:
@@ -198,7 +198,7 @@ def as_good(table)->list: # of k
     "The numbers of clusters whose product is close to the best."
     return [] if table is None or not len(table) else table.k[table.score >= (1 - CLOSE) * table.score.max()].tolist()
 
-# %% ../nbs/03a_trust.ipynb #2093b149
+# %% ../nbs/03a_trust.ipynb #e9a265e1
 def verdict(
     table, # DataFrame k, explained, returned, score; None: k was given, or no refits
     k:int, # clusters
@@ -214,20 +214,21 @@ def verdict(
     said.append("This does not say that all cells are alike: they may lie along a continuum, or have too few molecules to tell. All are in cluster 0; --n-clusters K draws K clusters all the same." if k == 1 else what_else(table, k, runner_up, finest))
     s = np.array([]) if stability is None else np.asarray(stability, float)
     weak = (s < .5).sum() / max((~np.isnan(s)).sum(), 1)
-    if k > 1 and weak > 0: said.append(f"{'Less than 1 %' if weak < .01 else f'{weak:.0%}'} of the cells lose most of their companions in a refit: do not lean on the labels of these.")
+    if k > 1 and weak > 0: said.append(f"{'Less than 1 %' if weak < .01 else f'{weak:.0%}'} of the cells lose most of their companions in a refit: do not lean on the clusters of these.")
     return [w for w in said if w]
 
 def no_clusters(table, given):
+    "What to say of a single cluster."
     if given: return "1 cluster, as asked for."
     if table is None or not len(table): return "No clusters: there is too little here to split."
     best = table.loc[table.score.idxmax()]
     return f"No clusters: the best partition, k = {best.k:.0f}, has a product of {best.score:.2f} of the share explained ({best.explained:.2f}) and the share returned ({best.returned:.2f}), and below {FLOOR:g} more is lost than comes back."
 
-# %% ../nbs/03a_trust.ipynb #2e2fc827
+# %% ../nbs/03a_trust.ipynb #6dde3069
 def how_clear(k, returned, given):
     "The first sentence, for two clusters and more."
     if returned is None: return f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no refits), so how far to trust them is not known."
-    asked, share = " as asked for," if given else "", f"of what the labels say, {returned:.0%} comes back when clusters are sought again without some of the molecules"
+    asked, share = " as asked for," if given else "", f"{returned:.0%} of the grouping comes back when clusters are sought again without some of the molecules"
     if returned >= CLEAR: return f"{k} clusters,{asked} clear: {share}."
     return f"{k} clusters,{asked} not sharp: {share}. This is what a continuum of states looks like, or too few molecules per cell to tell."
 
@@ -240,7 +241,7 @@ def what_else(table, k, runner_up=None, finest=None):
     text = "; ".join(said)
     return text[:1].upper() + text[1:] + "." if text else ""
 
-# %% ../nbs/03a_trust.ipynb #34bdec27
+# %% ../nbs/03a_trust.ipynb #36b42d40
 @dataclass
 class Evidence:
     "What refits say about a clustering."
@@ -275,7 +276,7 @@ class Evidence:
     def is_there(self): return self.partitions is not None or self.table is not None
     def verdict(self): return verdict(self.table, self.k, runner_up=self.runner_up, finest=self.finest, returned=self.returned, stability=self.stability, given=self.given)
 
-# %% ../nbs/03a_trust.ipynb #bf412d4e
+# %% ../nbs/03a_trust.ipynb #f8f1791e
 CSS = """
 :root { --bg: #ffffff; --fg: #1d2329; --dim: #57606a; --line: #d8dee4; --card: #f6f8fa; --accent: #0b63a5; }
 @media (prefers-color-scheme: dark) { :root { --bg: #15191e; --fg: #e3e7eb; --dim: #a3adb8; --line: #343b43; --card: #1e242b; --accent: #6cb6ef; } }
@@ -296,7 +297,7 @@ td { font-variant-numeric: tabular-nums; min-width: 5.1rem; } th { font-weight: 
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
 """
 
-# %% ../nbs/03a_trust.ipynb #511d32c2
+# %% ../nbs/03a_trust.ipynb #724b1ebd
 MACROS = """
 {%- macro fig(f) %}<figure><img src="{{ f.uri }}" alt="{{ f.alt }}"><figcaption>{{ f.title }}</figcaption></figure>{% endmacro -%}
 {%- macro figs(list) %}<div class="row">{% for f in list %}{{ fig(f) }}{% endfor %}</div>{% endmacro -%}
@@ -304,7 +305,7 @@ MACROS = """
 <tbody>{% for r in t.rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro -%}
 """
 
-# %% ../nbs/03a_trust.ipynb #a0b00c1b
+# %% ../nbs/03a_trust.ipynb #2e1b81f3
 @dataclass
 class Figure:
     "A picture as the page holds it."
@@ -326,7 +327,7 @@ def cells_of(table):
     show = lambda v: "" if pd.api.types.is_scalar(v) and pd.isna(v) else f"{v:.3f}" if isinstance(v, (float, np.floating)) else f"{v:,}" if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
     return dict(head=[str(c) for c in table], rows=[[show(v) for v in r] for r in table.astype(object).itertuples(index=False)])
 
-# %% ../nbs/03a_trust.ipynb #483b2aba
+# %% ../nbs/03a_trust.ipynb #f706f9f9
 def shares_figure(e:Evidence): # -> list of no or one Figure
     "Why this number of clusters."
     if e.table is None or not len(e.table): return []
@@ -361,14 +362,14 @@ def lost_figure(title, xy, stability):
     "A map of 1 - stability, so that weak cells are bright and lie on top."
     return figure(title, "UMAP, cells coloured by the share of their companions that they lose in a refit", plot.embedding(xy, 1 - np.asarray(stability, float), kind="continuous", label="companions lost"))
 
-# %% ../nbs/03a_trust.ipynb #688f7255
+# %% ../nbs/03a_trust.ipynb #baf31490
 def stages_in_short(stages): # `ScDeepCluster.stages_`, maybe with scores
     "The last row of each stage."
     end = stages.groupby("stage", sort=False).tail(1)
     change = stages.groupby("stage", sort=False)["label_change"].last().reindex(end["stage"]).to_numpy()       # the last that is known
     return end.assign(label_change=change, chosen=np.where(end["chosen"], "taken", "")).rename(columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
 
-# %% ../nbs/03a_trust.ipynb #d4ccc72f
+# %% ../nbs/03a_trust.ipynb #50b89590
 CARD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: how sure?</title><style>{{ css }}</style></head><body><main>
@@ -376,7 +377,7 @@ CARD = """<!DOCTYPE html>
 """
 SURE = """
 <section class="box"><ul>{% for s in verdict %}<li>{{ s }}</li>{% endfor %}</ul></section>
-{% if shares %}<{{ h }} id="shares">How many clusters?</{{ h }}><p>Clusters were sought again, {{ times }}, without a part of the molecules. Explained: of what clusters can tell about the molecules left out, the share that this many tell. Returned: of what the labels say, the share that another refit says again. The number with the largest product was taken; below {{ floor }}, none.</p>{{ figs(shares) }}{% endif %}
+{% if shares %}<{{ h }} id="shares">How many clusters?</{{ h }}><p>Clusters were sought again, {{ times }}, without a part of the molecules. Explained: of what clusters can tell about the molecules left out, the share that this many tell. Returned: of what the clusters say of the cells, the share that those of another refit say again. The number with the largest product was taken; below {{ floor }}, none.</p>{{ figs(shares) }}{% endif %}
 <{{ h }} id="rows">What each cluster is, and what it is next to</{{ h }}>{{ table(rows, caption) }}
 """
 READ = """
@@ -390,7 +391,7 @@ CARD_END = """
 {% if stages %}<h2 id="stages">Training</h2>{{ table(stages, "Where each stage ended.") }}{% endif %}
 <h2 id="read">How to read this</h2><ul>"""
 
-# %% ../nbs/03a_trust.ipynb #923ce914
+# %% ../nbs/03a_trust.ipynb #45f98cdb
 CAPTION = "Genes are followed by their AUC. Nearest: the cluster with which most cells are exchanged in the refits, else the one with the most similar mean profile; the last two columns tell a cluster (here) from its nearest (there)."
 
 def parts(
@@ -406,7 +407,7 @@ def environment():
     from jinja2 import Environment, StrictUndefined
     return Environment(autoescape=True, undefined=StrictUndefined)
 
-# %% ../nbs/03a_trust.ipynb #0e1cd907
+# %% ../nbs/03a_trust.ipynb #08b3a164
 def card(
     name, # of the data, as the reader sees it
     adata, # raw counts; left as it is
@@ -427,7 +428,7 @@ def card(
     return environment().from_string(MACROS + CARD + SURE + CARD_END + READ + "</ul></main></body></html>\n").render(
         name=name, h="h2", size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", css=Markup(CSS), version=__version__, maps=maps, stages=stages, **parts(adata, labels, evidence, layer))
 
-# %% ../nbs/03a_trust.ipynb #c3b0c594
+# %% ../nbs/03a_trust.ipynb #07ed34b8
 class PageCheck(HTMLParser):
     "Collects what a page holds, and raises an AssertionError if tags do not match or something could act."
     def __init__(self, html):
@@ -443,7 +444,7 @@ class PageCheck(HTMLParser):
     def handle_endtag(self, tag): assert self.open.pop() == tag
     def handle_data(self, data): self.text.append(data)
 
-# %% ../nbs/03a_trust.ipynb #9e82ca2a
+# %% ../nbs/03a_trust.ipynb #e8bf4c88
 AUDIT = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ name }}: denoised, or made up?</title><style>{{ css }}</style></head><body><main>

@@ -6,7 +6,7 @@
 __all__ = ['LIBRARIES', 'INPUTS', 'Conditioned', 'VAENet', 'row_sums', 'ElboTask', 'Waiting', 'LateStopping', 'LatePlateau',
            'late', 'LatentModel', 'level_names', 'VAE', 'whole', 'measure_library', 'expected', 'draw_counts']
 
-# %% ../nbs/04_vae_norms.ipynb #e4cf457f
+# %% ../nbs/04_vae_norms.ipynb #7277c196
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -17,7 +17,7 @@ from .losses import kl_normal
 from .nn import CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss, log_mean, mlp, norm_layer, set_generator
 from .train import EarlyStopping, Fit, Model, Plateau, Task, child_seed, log
 
-# %% ../nbs/04_vae_norms.ipynb #71d05ef5
+# %% ../nbs/04_vae_norms.ipynb #2c8340d3
 class Conditioned(nn.Module):
     "An MLP whose first layer may also see the batch: the same as a one-hot code beside its input."
     def __init__(self,
@@ -36,7 +36,7 @@ class Conditioned(nn.Module):
         h = self.layers[0](h)
         return self.layers[1:](h if self.batch is None else h + self.batch(b))
 
-# %% ../nbs/04_vae_norms.ipynb #f012192f
+# %% ../nbs/04_vae_norms.ipynb #26d68cf6
 class VAENet(nn.Module):
     "Encoder, Gaussian latent, decoder and count head (Lopez et al. 2018)."
     def __init__(self, n_genes, n_latent=10, n_hidden=128, n_layers=1, likelihood="zinb", dispersion="gene", norm="batch", dropout=.1, library="observed", inputs="scaled", noise=0., n_batches=0, encode_batch=False, groups=None):
@@ -54,7 +54,7 @@ class VAENet(nn.Module):
         "What belongs to single genes, for `init_from`."
         return {"encoder.layers.0.weight": 1} | ({"depth.layers.0.weight": 1} if self.library == "latent" else {}) | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}
 
-# %% ../nbs/04_vae_norms.ipynb #db2c63f2
+# %% ../nbs/04_vae_norms.ipynb #f0b3d1de
 def row_sums(x): # sparse CSR (cells, genes) -> (cells,)
     "Sum of each row."
     at = torch.repeat_interleave(torch.arange(len(x), device=x.device), x.crow_indices().diff())
@@ -71,6 +71,7 @@ def fields(self:VAENet, batch): # a `Batch` -> input (cells, genes), library siz
 
 @patch
 def posterior(self:VAENet, x, b=None): # -> a draw of z, its mean, its log-variance, each (cells, latent)
+    "A draw from the posterior, and its parameters."
     return self.latent(self.encoder(self.noise(x), b))
 
 @patch
@@ -80,7 +81,7 @@ def decode(self:VAENet, z, library, b=None): # (cells, latent), (cells,), (cells
     if self.library in ("size_factor", "none"): return out
     return out | dict(log_mu=log_softmax(out["log_mu"], 1), limits=None)      # shares of the library, sum one
 
-# %% ../nbs/04_vae_norms.ipynb #dc253929
+# %% ../nbs/04_vae_norms.ipynb #4ef8f3b4
 @patch
 def inferred(self:VAENet, x, b=None): # log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each (cells,)
     "The library size from the cell: log-normal, in units of its prior's mean and deviation."
@@ -91,6 +92,7 @@ def inferred(self:VAENet, x, b=None): # log1p of raw counts (cells, genes) -> a 
 
 @patch
 def forward(self:VAENet, x, library, b=None): # -> parameters of the counts, and kl (cells,)
+    "Encode, draw, decode."
     z, mean, logvar = self.posterior(x, b)
     kl = kl_normal(mean, logvar)
     if self.library == "latent":
@@ -98,7 +100,7 @@ def forward(self:VAENet, x, library, b=None): # -> parameters of the counts, and
         kl = kl + more
     return self.decode(z, library, b) | dict(kl=kl)
 
-# %% ../nbs/04_vae_norms.ipynb #1e24682f
+# %% ../nbs/04_vae_norms.ipynb #09a8796e
 class ElboTask(Task):
     "Minus the ELBO, per entry; the weight of its KL term rises to one in `warmup` epochs."
     def __init__(self, module, lr=1e-3, warmup=0, seed=0, backend="auto"):
@@ -118,7 +120,7 @@ class ElboTask(Task):
         try: return self.loss(net, batch, beta=1.)
         finally: set_generator(self.module, kept)
 
-# %% ../nbs/04_vae_norms.ipynb #4e1327f1
+# %% ../nbs/04_vae_norms.ipynb #8774f2d6
 class Waiting:
     "A callback that does not look at the first `wait` epochs."
     wait = 0
@@ -128,9 +130,11 @@ class Waiting:
 class LateStopping(Waiting, EarlyStopping): pass
 class LatePlateau(Waiting, Plateau): pass
 
-def late(callback, wait): callback.wait = wait; return callback
+def late(callback, wait):
+    "Let a callback wait for so many epochs."
+    callback.wait = wait; return callback
 
-# %% ../nbs/04_vae_norms.ipynb #d06cbeaa
+# %% ../nbs/04_vae_norms.ipynb #7207214b
 class LatentModel(Model):
     "What `VAE` and `ContrastiveVI` share: counts decoded from Gaussian latents, and a bound to train on."
     _max_epochs, _fitted_json = 400, ("batch_names_",)
@@ -144,7 +148,7 @@ def level_names(adata, key, what="batch"):
     "The levels of a column of obs, in order; none without a column."
     return [] if key is None else _codes(column(adata, key, what), key)[1]
 
-# %% ../nbs/04_vae_norms.ipynb #7bbe4a99
+# %% ../nbs/04_vae_norms.ipynb #f207d12c
 class VAE(LatentModel):
     "Variational autoencoder of counts (Kingma & Welling 2014; Lopez et al. 2018, doi:10.1038/s41592-018-0229-2)."
     _name, _batch_size = "vae", 128
@@ -172,7 +176,7 @@ class VAE(LatentModel):
         self.norm, self.groups, self.dropout, self.noise, self.library, self.inputs = norm, groups, dropout, noise, library, inputs
         self.batch_key, self.encode_batch, self.n_top_genes, self.warmup, self.lr, self.backend = batch_key, encode_batch, n_top_genes, warmup, lr, backend
 
-# %% ../nbs/04_vae_norms.ipynb #f03745c4
+# %% ../nbs/04_vae_norms.ipynb #f825a124
 @patch
 def _build(self:VAE, n_genes):
     names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "dropout", "library", "inputs", "encode_batch", "groups")
@@ -189,7 +193,7 @@ def _known(self:VAE, view, other=None):
 @patch
 def _outputs(self:VAE, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
-# %% ../nbs/04_vae_norms.ipynb #47f22dfe
+# %% ../nbs/04_vae_norms.ipynb #77646b14
 def whole(name, v, low):
     "An `InputError` unless `v` is a whole number of at least `low`."
     if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low: raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
@@ -211,7 +215,7 @@ def _check_batches(self:LatentModel, adata):
     names = level_names(adata, self.batch_key)
     if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs at least two; leave batch_key out")
 
-# %% ../nbs/04_vae_norms.ipynb #ae3949ad
+# %% ../nbs/04_vae_norms.ipynb #b9219fe2
 LIBRARIES, INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
 
 @patch
@@ -223,7 +227,7 @@ def _check_own(self:VAE):
 @patch
 def _check_params(self:VAE, adata): self._check_own(); self._check_batches(adata)
 
-# %% ../nbs/04_vae_norms.ipynb #956324ca
+# %% ../nbs/04_vae_norms.ipynb #c00e5a4e
 @patch
 def _fit(self:LatentModel, module, fit:Fit)->dict:
     "Train until the held-out ELBO no longer improves; the KL term has its full weight before anything is judged."
@@ -242,7 +246,7 @@ def _elbo_settings(self:LatentModel, fit:Fit): # -> dict, arguments of `ElboTask
 @patch
 def _task(self:VAE, module, fit): return ElboTask(module, **self._elbo_settings(fit))
 
-# %% ../nbs/04_vae_norms.ipynb #cefc7a89
+# %% ../nbs/04_vae_norms.ipynb #28161c79
 @patch
 def _measure(self:LatentModel, module, fit): measure_library(module, fit)
 
@@ -259,7 +263,7 @@ def measure_library(module, fit):
         if len(mine) < 10: mine = log_n                                   # too few for a spread of their own
         module.library_mean[b], module.library_var[b] = float(mine.mean()), max(float(mine.var()), 1e-4)
 
-# %% ../nbs/04_vae_norms.ipynb #f33c9639
+# %% ../nbs/04_vae_norms.ipynb #fb0e854e
 @patch
 def _drawn(self:LatentModel, adata, function, seed):
     "As `_per_cell`, with random draws of their own seed."
@@ -282,7 +286,7 @@ def _bound(self:LatentModel, adata, decoded, per_cell, n_samples, seed): # decod
     each = self._drawn(adata, bound, seed)
     return each if per_cell else float(each.mean(dtype=np.float64))
 
-# %% ../nbs/04_vae_norms.ipynb #2182490f
+# %% ../nbs/04_vae_norms.ipynb #640ff2a1
 @patch
 def transform(self:VAE,
     adata, # AnnData with raw counts of the same genes, by name, in any order
@@ -305,7 +309,7 @@ def elbo(self:VAE,
     "The evidence lower bound: log-likelihood summed over the model's genes, minus KL; the higher the better."
     return self._bound(adata, lambda module, b: module(*module.fields(b)), per_cell, n_samples, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #6b5a0812
+# %% ../nbs/04_vae_norms.ipynb #db48bbcc
 @patch
 def _as_batch(self:LatentModel, batch, b):
     "Codes (cells,) of minibatch `b`, or of the batch called `batch` for all its cells."
@@ -341,7 +345,7 @@ def reconstruct(self:VAE,
     "Expected counts of each cell, decoded from its latent mean."
     return self._expected(adata, lambda module, x, b: module.posterior(x, b.batch)[1], batch)
 
-# %% ../nbs/04_vae_norms.ipynb #10086b99
+# %% ../nbs/04_vae_norms.ipynb #0e33c141
 def draw_counts(
     out:dict, # what `CountHead` returned
     rng, # numpy generator
@@ -365,7 +369,7 @@ def resample(self:VAE,
     def again(module, b): return torch.from_numpy(draw_counts({k: v.cpu() if torch.is_tensor(v) else v for k, v in module(*module.fields(b)).items()}, rng))
     return self._drawn(adata, again, seed)
 
-# %% ../nbs/04_vae_norms.ipynb #b2947651
+# %% ../nbs/04_vae_norms.ipynb #81615462
 @patch
 def sample(self:VAE,
     n:int, # cells to generate

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCVI', 'held_out', 'space_scores', 'fitted_vae', 'named', 'measure_norms', 'measure_depth', 'chosen_genes',
-           'measure_genes', 'measure_batches', 'measure_spaces', 'fitted_scvi', 'measure_vae']
+           'measure_genes', 'measure_batches', 'measure_spaces', 'scvi_space', 'measure_vae']
 
-# %% ../nbs/04a_vae_study.ipynb #b5876ae6
+# %% ../nbs/04a_vae_study.ipynb #4042dcfa
 import json, time
 from pathlib import Path
 import numpy as np
@@ -17,7 +17,7 @@ from .metrics import _kmeans, _leiden, _neighbours, baseline, cluster_scores, mi
 from .train import Clock, Fit, Memory, Settings, make_fabric
 from .vae_norms import VAE
 
-# %% ../nbs/04a_vae_study.ipynb #7751bbaf
+# %% ../nbs/04a_vae_study.ipynb #29406f7d
 def held_out(
     model, adata, seed, # as for `model.fit(adata, seed=seed)`
 )->np.ndarray: # rows
@@ -45,7 +45,7 @@ def fitted_vae(
     return model, dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_, elbo=model.elbo(adata[val], n_samples=10), epochs=len(model.history_),
         seconds=round(seconds, 2), epoch_seconds=round(float(np.median(np.diff(clock.times["train"]))), 4), **space_scores(model.transform(adata), labels, seed))
 
-# %% ../nbs/04a_vae_study.ipynb #67e2736f
+# %% ../nbs/04a_vae_study.ipynb #5076df57
 def named(params): # -> AnnData, labels
     "A named data set and its labels."
     adata = load(params["data"])
@@ -63,7 +63,7 @@ def measure_depth(params, work):
     z, depth = model.transform(adata), np.log(np.asarray(adata.X.sum(1)).ravel())
     return record | dict(depth_r2=float(LinearRegression().fit(z, depth).score(z, depth)))
 
-# %% ../nbs/04a_vae_study.ipynb #eeb90a17
+# %% ../nbs/04a_vae_study.ipynb #98e9116c
 def chosen_genes(
     adata,
     n, # so many, or "all"
@@ -91,7 +91,7 @@ def measure_genes(params, work):
     record = fitted_vae(view, labels, params["seed"])[1]
     return record | dict(elbo_per_gene=record["elbo"] / record["n_genes"])
 
-# %% ../nbs/04a_vae_study.ipynb #9cf1f845
+# %% ../nbs/04a_vae_study.ipynb #b646e4af
 def measure_batches(params, work):
     "A VAE with or without the batch as a condition: mixing and genotype ARI, and what becomes of the lines that some batches lack."
     adata, labels = named(params)
@@ -105,7 +105,7 @@ def measure_batches(params, work):
     mix = mixing_scores(z, batch, labels) | {f"common_{k}": v for k, v in mixing_scores(z[common], batch[common], labels[common]).items() if k.startswith("ilisi")}
     return record | mix | dict(lacking=sorted(there.index[~there.all(axis=1)]), lacking_purity=float(near[~common].mean()), common_purity=float(near[common].mean()))
 
-# %% ../nbs/04a_vae_study.ipynb #1693ba8b
+# %% ../nbs/04a_vae_study.ipynb #926e2b28
 def measure_spaces(params, work):
     "The same cells clustered in five spaces, and how far each keeps the neighbours of log-normalised expression."
     from sklearn.manifold import trustworthiness
@@ -118,7 +118,7 @@ def measure_spaces(params, work):
     rows = [dict(space=n, dims=s.shape[1], **space_scores(s, labels, seed), trustworthiness=float(trustworthiness(x, s, n_neighbors=15)), continuity=float(trustworthiness(s, x, n_neighbors=15))) for n, s in spaces.items()]
     return record | dict(spaces=rows)
 
-# %% ../nbs/04a_vae_study.ipynb #cdf6e854
+# %% ../nbs/04a_vae_study.ipynb #72d6c43b
 SCVI = '''
 import json, sys, time, warnings, logging
 warnings.simplefilter("ignore"); logging.disable(logging.CRITICAL)
@@ -139,11 +139,11 @@ elbo = float(np.mean([model.get_elbo(indices=np.flatnonzero(held)) for _ in rang
 print(json.dumps(dict(elbo=elbo, seconds=round(seconds, 2), epochs=epochs, peer=version("scvi-tools"), peer_torch=torch.__version__)))
 '''
 
-# %% ../nbs/04a_vae_study.ipynb #965ce897
-def fitted_scvi(
-    adata, labels, seed,
+# %% ../nbs/04a_vae_study.ipynb #16356ac6
+def scvi_space(
+    adata, seed,
     work, # folder for files
-)->dict: # what the record holds
+)->tuple: # (cells, 10) its latent means; what the record holds
     "scvi-tools' `SCVI` on the same genes and held-out cells."
     import anndata, torch
     model, path = VAE(), str(Path(work)/f"peer-{seed}.h5ad")
@@ -151,11 +151,13 @@ def fitted_scvi(
     obs, var = pd.DataFrame(dict(held=held), index=adata.obs_names.astype(str)), pd.DataFrame(index=adata.var_names[genes].astype(str))
     anndata.AnnData(counts_of(adata)[:, genes], obs=obs, var=var).write_h5ad(path)
     told = json.loads(run_beside("peers", SCVI, path, seed, torch.get_num_threads()).splitlines()[-1])
-    return told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=len(genes)) | space_scores(np.load(path + ".npy"), labels, seed)
+    return np.load(path + ".npy"), told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=len(genes))
 
 def measure_vae(params, work):
     "Our VAE beside the baseline, or scvi-tools' SCVI."
     adata, labels = named(params)
-    if params["model"] == "scvi": return fitted_scvi(adata, labels, params["seed"], work)
+    if params["model"] == "scvi":
+        z, told = scvi_space(adata, params["seed"], work)
+        return told | space_scores(z, labels, params["seed"])
     base = baseline(adata, labels.nunique(), label_key=labels.name, seed=params["seed"])
     return fitted_vae(adata, labels, params["seed"])[1] | {f"{m}_ari": b["ari"] for m, b in base.items()}
