@@ -411,7 +411,7 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #ed3d90f4
+# %% ../nbs/06a_bench.ipynb #007a7c87
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9), dict(data="paul15", n_clusters=19), dict(data="cell_lines_10x", n_clusters=5)]}
 GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
 GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
@@ -439,6 +439,7 @@ GRIDS |= DENOISING | VAES | CONTRASTS | GANS
 TABLES = {}                                        # grid -> how its results are summarised; "cluster" as below
 SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3, mcv=3, audit=1, endless=1, normsize=2, depth=2, genes=3, contrast_papalexi=3, contrast_kang=3, contrast_overfit=1, contrast_pace=1, gan_without=1)       # at most so many; the clusters grid takes as many as are asked for
 
+# %% ../nbs/06a_bench.ipynb #269fbe5c
 def plan(
     grid="cluster", # name of a grid
     data=None, # only this data set
