@@ -12,23 +12,23 @@ __all__ = ['METHODS', 'GRIDS', 'DENOISING', 'VAES', 'CONTRASTS', 'GANS', 'TABLES
            'beside_stored', 'measure_memory', 'measure_blocks', 'make_reference', 'measure_transfer', 'measure_models',
            'measure_auto', 'measure_howmany', 'measure_settings']
 
-# %% ../nbs/06a_bench.ipynb #f93bb836
+# %% ../nbs/06a_bench.ipynb #93879fea
 import json, os, platform, sys, time, warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-# %% ../nbs/06a_bench.ipynb #8b9e9050
+# %% ../nbs/06a_bench.ipynb #ada5f977
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/06a_bench.ipynb #6ade45ce
+# %% ../nbs/06a_bench.ipynb #fcda7d99
 from . import __version__
 from .data import InputError, REGISTRY, _on_disk, canonical_order, check_counts, column, data_hash, embedded, fetch, locate, read
 from .metrics import _kmeans, _leiden, baseline, cluster_scores, kept, relabel_by_size, results_folder
 from .train import Clock, make_fabric, put_folder, resolve_device
 
-# %% ../nbs/06a_bench.ipynb #7877f8e7
+# %% ../nbs/06a_bench.ipynb #7c73fa5f
 METHODS = dict(scdeepcluster="scnb.scdeepcluster:ScDeepCluster", vae="scnb.vae_norms:VAE", dca="scnb.dca:DCA", pca=None)
 
 def model_class(
@@ -46,7 +46,7 @@ def model_class(
     if not (isinstance(cls, type) and issubclass(cls, Model)): raise InputError(f"method {method!r}: {name} is no subclass of scnb.train.Model")
     return cls
 
-# %% ../nbs/06a_bench.ipynb #440c9891
+# %% ../nbs/06a_bench.ipynb #6da6911b
 def check_k(
     k,       # number of clusters that was asked for, or None
     n_cells, # cells with counts
@@ -58,7 +58,7 @@ def check_k(
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
     if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
-# %% ../nbs/06a_bench.ipynb #209a48be
+# %% ../nbs/06a_bench.ipynb #67639766
 def check_machine(device="auto", precision="32-true"): # see `scnb.train.make_fabric`
     "An `InputError` unless there is such a device, and it works with such numbers."
     resolve_device(device)
@@ -84,7 +84,7 @@ def check_run(
     check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
-# %% ../nbs/06a_bench.ipynb #aa26cd87
+# %% ../nbs/06a_bench.ipynb #31c2fcb0
 @dataclass
 class Clustering:
     "What `cluster` found."
@@ -109,7 +109,7 @@ class Clustering:
         return pd.DataFrame(dict(Cell=np.asarray(names, dtype=object), Cluster=self.codes))
     def metrics(self, labels=None): return run_metrics(self, labels)
 
-# %% ../nbs/06a_bench.ipynb #73253302
+# %% ../nbs/06a_bench.ipynb #cee0f6e9
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
@@ -141,7 +141,7 @@ def cluster(
     if several := bool(consensus) and k > 1: codes = voted(adata, model, codes, consensus, layer, fit)
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start, several)
 
-# %% ../nbs/06a_bench.ipynb #e3d2520e
+# %% ../nbs/06a_bench.ipynb #56b26fa1
 def partition(
     z, # (cells, d) embedding
     adata, # the cells
@@ -153,7 +153,7 @@ def partition(
     z = z[order]
     return relabel_by_size(_leiden(z, seed) if k is None else _kmeans(z, k, seed))[np.argsort(order)]
 
-# %% ../nbs/06a_bench.ipynb #cbb0bcf8
+# %% ../nbs/06a_bench.ipynb #93e923c1
 def voted(adata, model, codes, n, layer, fit): # -> (cells,) codes by size
     "The vote of a finished model and `n` - 1 more with the next seeds."
     from sklearn.base import clone
@@ -170,7 +170,7 @@ def write_clusters(run:Clustering, adata):
     adata.obs[name] = pd.Categorical.from_codes(run.codes, [str(i) for i in range(run.n_clusters)])
     adata.obs.drop(columns=[f"{name}_confidence", f"{name}_stability"], errors="ignore", inplace=True)
 
-# %% ../nbs/06a_bench.ipynb #18388da0
+# %% ../nbs/06a_bench.ipynb #8a114871
 def run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -193,7 +193,7 @@ def records(table):
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
     return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
-# %% ../nbs/06a_bench.ipynb #ce8deeef
+# %% ../nbs/06a_bench.ipynb #f0f344c3
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
     try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
@@ -202,7 +202,7 @@ def peak_mb():
     except ImportError: return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
-# %% ../nbs/06a_bench.ipynb #14ba0128
+# %% ../nbs/06a_bench.ipynb #b3823ecb
 def labels_of(
     adata, # the data
     label_key, # a column of obs, or None
@@ -213,7 +213,7 @@ def labels_of(
     if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
-# %% ../nbs/06a_bench.ipynb #df51acdd
+# %% ../nbs/06a_bench.ipynb #558a25ba
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
@@ -234,13 +234,13 @@ class Outputs:
         p = self.paths[name].resolve()                          # what a link points to, so that the link stays
         return p.with_name(f".{os.getpid()}{_host()}.part-{p.name}")
 
-# %% ../nbs/06a_bench.ipynb #2396cef6
+# %% ../nbs/06a_bench.ipynb #6cfa73e9
 def _host():
     "This machine's name as a part of a file name; on a shared disk, process numbers say nothing without it."
     import re, socket
     return f"@{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:60]}"
 
-# %% ../nbs/06a_bench.ipynb #7a2499bf
+# %% ../nbs/06a_bench.ipynb #05d56b2d
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
     if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
@@ -258,7 +258,7 @@ def _check_apart(self, name, path, other, taken):
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
-# %% ../nbs/06a_bench.ipynb #d28ed443
+# %% ../nbs/06a_bench.ipynb #c8248c0c
 def _discard(path):
     "Remove a file or a folder, if it is there."
     import shutil
@@ -299,7 +299,7 @@ def _exit(self, kind, error, trace):
 
 Outputs.__enter__, Outputs.__exit__ = _enter, _exit
 
-# %% ../nbs/06a_bench.ipynb #395d2b0d
+# %% ../nbs/06a_bench.ipynb #aaf26b01
 def machine():
     "The machine in words: processors, memory, model of the GPU if there is one; no host name."
     import torch
@@ -315,7 +315,7 @@ def versions():
     from importlib.metadata import version
     return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "numba", "igraph", "leidenalg", "anndata", "scanpy")}
 
-# %% ../nbs/06a_bench.ipynb #61d1f077
+# %% ../nbs/06a_bench.ipynb #d091ddf6
 def open_data(
     data, # name of a data set, "embedded", or path of a file
     label_key=None, # column of labels; None: the registry's
@@ -331,7 +331,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #5adfff25
+# %% ../nbs/06a_bench.ipynb #7aafd1d6
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -373,7 +373,7 @@ def _child():
     if isinstance(answer[1], dict): answer[1].update({k: v for k, v in dict(seconds=round(time.perf_counter() - start, 2), peak_mb=peak_mb(), threads=torch.get_num_threads()).items() if k not in answer[1]})
     print(json.dumps(answer))
 
-# %% ../nbs/06a_bench.ipynb #7accfc7e
+# %% ../nbs/06a_bench.ipynb #8898fbfc
 def same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
     if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
@@ -389,7 +389,7 @@ def command_for(name, seed, n_clusters, method, kw):
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
     return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw) + (" --fast" if k and method == "scdeepcluster" else "")
 
-# %% ../nbs/06a_bench.ipynb #f49f2cd1
+# %% ../nbs/06a_bench.ipynb #97429269
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -411,7 +411,7 @@ def run_cluster(
     with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-# %% ../nbs/06a_bench.ipynb #c7eaa135
+# %% ../nbs/06a_bench.ipynb #e19d3ffc
 GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9), dict(data="paul15", n_clusters=19), dict(data="cell_lines_10x", n_clusters=5)]}
 GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
 GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
@@ -439,7 +439,7 @@ GRIDS |= DENOISING | VAES | CONTRASTS | GANS
 TABLES = {}                                        # grid -> how its results are summarised; "cluster" as below
 SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3, mcv=3, audit=1, endless=1, normsize=2, depth=2, genes=3, contrast_papalexi=3, contrast_kang=3, contrast_overfit=1, contrast_pace=1, gan_without=1)       # at most so many; the clusters grid takes as many as are asked for
 
-# %% ../nbs/06a_bench.ipynb #54eb411a
+# %% ../nbs/06a_bench.ipynb #f7e43997
 def plan(
     grid="cluster", # name of a grid
     data=None, # only this data set
@@ -457,13 +457,13 @@ def plan(
     if not runs: raise InputError(f"grid {grid!r} has no run with {only!r} in the name of its file: such names are {file_name(grid, dict(use[0], seed=0))}")
     return runs
 
-# %% ../nbs/06a_bench.ipynb #253ce010
+# %% ../nbs/06a_bench.ipynb #d1f02670
 def file_name(grid, run, method="scdeepcluster"): # one of `plan`
     "The name of the file of a run."
     what = [run["data"], method.replace(":", ".")] if grid == "cluster" else [str(v).replace(" ", "_") for k, v in run.items() if k not in ("seed", "command")]
     return f"{grid}-{'-'.join(what)}-s{run['seed']}.json"
 
-# %% ../nbs/06a_bench.ipynb #4400ab79
+# %% ../nbs/06a_bench.ipynb #6e8d187e
 def run_grid(
     grid="cluster", data=None, seeds=5, # see `plan`
     results_dir=None, # see `results_folder`
@@ -478,7 +478,7 @@ def run_grid(
     for name in {r["data"]: 0 for r in runs if file_name(grid, r, kw.get("method", "scdeepcluster")) in todo}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
-# %% ../nbs/06a_bench.ipynb #8bdae7f8
+# %% ../nbs/06a_bench.ipynb #5f8a731f
 def results(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -496,7 +496,7 @@ def stage_scores(stages):
     chosen = [s["stage"] for s in stages if s.get("chosen")]
     return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
-# %% ../nbs/06a_bench.ipynb #b245f73e
+# %% ../nbs/06a_bench.ipynb #23758704
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
@@ -512,7 +512,7 @@ def summarise(
         pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
         pca_leiden_k=("pca_leiden_n_clusters", "median"), seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
 
-# %% ../nbs/06a_bench.ipynb #68802031
+# %% ../nbs/06a_bench.ipynb #12f4c2ed
 MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer", auto="measure_auto", unseen="measure_auto", settings="measure_settings", howmany="measure_howmany", models="measure_models")
 MEASURES |= {g: f"scnb.dca_study:measure_{g}" for g in DENOISING} | {g: f"scnb.vae_study:measure_{g}" for g in VAES} | dict(normsize="scnb.vae_study:measure_norms") | {g: f"scnb.contrast_study:measure_{g.removeprefix('contrast_')}" for g in CONTRASTS} | {g: f"scnb.gan_study:measure_{g.partition('_')[0]}" for g in GANS}       # module:function; without a module, of this one
 
@@ -547,7 +547,7 @@ def _kept(grid, params, work, file, command):
 @lru_cache
 def hash_of(name): return data_hash(open_data(name)[0])
 
-# %% ../nbs/06a_bench.ipynb #c1d7708b
+# %% ../nbs/06a_bench.ipynb #a7ef901d
 def needs(grid, params, work):
     "Make what a run needs beforehand, each in a process of its own."
     data, start = params["data"], params.get("start", "scratch")
@@ -562,7 +562,7 @@ def make_simulated(path, name):
         a[a.obs["group"].argsort(kind="stable")].copy().write_h5ad(path)
     else: simulate_to(path, int(name[3:-1]) * 1000)
 
-# %% ../nbs/06a_bench.ipynb #6af7f0a4
+# %% ../nbs/06a_bench.ipynb #60ac66c8
 def simulate_to(
     path, # .h5ad file to write
     n_cells, # cells
@@ -585,7 +585,7 @@ def simulate_to(
         del f["obs"]
         anndata.io.write_elem(f, "obs", obs)
 
-# %% ../nbs/06a_bench.ipynb #c78ca65b
+# %% ../nbs/06a_bench.ipynb #56e487f6
 def _memory_table(t):
     "Peak memory and speed, one row per size."
     t = t.assign(way=t["model"] + ", " + t["where"])
@@ -625,7 +625,7 @@ def line(r):
     if "ari" not in r: return f"{r['kind']} {r['data']} seed {r['seed']}: done"
     return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
 
-# %% ../nbs/06a_bench.ipynb #246b3f81
+# %% ../nbs/06a_bench.ipynb #c5aa90d5
 def to_make(grid, runs, results_dir=None, method="scdeepcluster", overwrite=False):
     "Of these runs, the names of the files that are not there."
     names = [file_name(grid, r, method) for r in runs]
@@ -669,7 +669,7 @@ def _why(record, stored):
     other = ", ".join(f"{k} {v} (stored {stored['versions'][k]})" for k, v in record.get("versions", {}).items() if stored.get("versions", {}).get(k, v) != v)
     return threads + (f"; with other versions: {other}" if other else "")
 
-# %% ../nbs/06a_bench.ipynb #df8eb49f
+# %% ../nbs/06a_bench.ipynb #4a3c13e0
 def measure_memory(params, work):
     "Two epochs of a model on a simulated file, in memory or from disk: peak memory and speed."
     import anndata, torch
@@ -687,7 +687,7 @@ def measure_memory(params, work):
     return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
                 cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)), seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
 
-# %% ../nbs/06a_bench.ipynb #de7d35a0
+# %% ../nbs/06a_bench.ipynb #34b48039
 def measure_blocks(params, work):
     "Cluster a set sorted by type, in memory or from disk in shuffled blocks: ARI."
     import anndata
@@ -705,7 +705,7 @@ def measure_blocks(params, work):
     stages = model.score_stages(adata.obs[key])
     return dict(n_cells=adata.n_obs, n_clusters=k, pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #1707c347
+# %% ../nbs/06a_bench.ipynb #10d002ea
 REFERENCE = "kang18_ctrl"
 
 def make_reference(name, folder, epochs=20):
@@ -730,7 +730,7 @@ def measure_transfer(params, work):
     return dict(n_cells=adata.n_obs, n_genes=model.n_features_in_, n_clusters=k, matched=(model.transfer_ or {}).get("matched"), loss=float(model.history_.loss[model.history_.stage == "pretrain"].iloc[-1]),
                 pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
 
-# %% ../nbs/06a_bench.ipynb #6166fa5b
+# %% ../nbs/06a_bench.ipynb #7e8096e0
 def measure_models(params, work):
     "A model that only embeds: ARI of k-means and of Leiden in its space, beside the same in the space of principal components."
     from scnb.data import preprocess
@@ -751,7 +751,7 @@ def measure_models(params, work):
     return dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_clusters=k) | told | dict(**cluster_scores(labels, given), leiden_ari=cluster_scores(labels, free)["ari"], leiden_k=len(set(free)),
                 **{f"{m}_ari": b["ari"] for m, b in base.items()}, pca_leiden_k=int(base["pca_leiden"]["n_clusters"]))
 
-# %% ../nbs/06a_bench.ipynb #f949995c
+# %% ../nbs/06a_bench.ipynb #c3175da9
 def measure_auto(params, work):
     "Cluster a named set with nothing given: ARI, k, and how right the stable cells are."
     from scnb.trust import accuracy_by_stability
@@ -771,7 +771,7 @@ def measure_howmany(params, work):
     runs = study()
     return dict(runs=runs) | {f"{rule}_right": float(v) for rule, v in right_of(runs).mean().items()}
 
-# %% ../nbs/06a_bench.ipynb #76e93cdf
+# %% ../nbs/06a_bench.ipynb #472996dd
 def measure_settings(params, work):
     "Four ways of preprocessing, judged without labels, and the ARI of what each finds."
     from functools import partial

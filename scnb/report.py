@@ -10,16 +10,16 @@ __all__ = ['MARKERS_SHOWN', 'MARKERS_KEPT', 'READING', 'STYLE', 'HEAD', 'BODY', 
            'plan_folder', 'write_report', 'further_sections', 'given_flags', 'opened', 'in_python', 'said_of',
            'make_report', 'build_report']
 
-# %% ../nbs/07_report.ipynb #e85a18d6
+# %% ../nbs/07_report.ipynb #166a5ad6
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# %% ../nbs/07_report.ipynb #c8e347df
+# %% ../nbs/07_report.ipynb #3f91374a
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/07_report.ipynb #b3ed0f3b
+# %% ../nbs/07_report.ipynb #6b51aa5c
 from . import __version__, plot
 from .bench import Outputs, cluster, labels_of, stem, versions
 from .data import InputError, embedded, raw_or_layer, read
@@ -28,7 +28,7 @@ from .sections import (SORT, Markers, audit_figures, check_contrast, contents, c
                            quality_by_cluster, quality_figures, quality_said, quick_audit, readings, dots)
 from .trust import CSS, MACROS, READ, SURE, Evidence, cells_of, environment, figure, lost_figure, parts, stages_in_short
 
-# %% ../nbs/07_report.ipynb #69deb708
+# %% ../nbs/07_report.ipynb #6dddb0e7
 @dataclass
 class Case:
     "All that a report is made from."
@@ -57,7 +57,7 @@ def aligned(codes, to): # (cells,) int, (cells,) int -> (cells,) int
     shared = np.bincount(codes * n + to, minlength=n * n).reshape(n, n)
     return linear_sum_assignment(-shared)[1][codes]
 
-# %% ../nbs/07_report.ipynb #e357ccca
+# %% ../nbs/07_report.ipynb #3020a38c
 def scores_table(
     case:Case,
 )->pd.DataFrame: # one row per method: clusters, scores where labels are known, agreement with scDeepCluster
@@ -69,7 +69,7 @@ def scores_table(
         rows[name]["agreement with scDeepCluster (ARI)"] = cluster_scores(case.run.codes, codes)["ari"]
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
 
-# %% ../nbs/07_report.ipynb #f175b1d4
+# %% ../nbs/07_report.ipynb #823d60a3
 def criterion(stages):
     "The column of `stages_` by which the stage was chosen: the first number that is neither a count, a change nor a score."
     other = {"stage", "epoch", "label_change", "n_clusters", "chosen", "ari", "nmi", "acc"}
@@ -84,7 +84,7 @@ def why_this_stage(stages):
     if c is None or ends[c][taken] < ends[c][other]: return f"The partition of stage {taken} was taken, as asked."
     return f"The partition of stage {taken} was taken, because its {c.replace('_', ' ')} is the higher one ({ends[c][taken]:.3f}, against {ends[c][other]:.3f} for {other}); no label was looked at."
 
-# %% ../nbs/07_report.ipynb #4004b200
+# %% ../nbs/07_report.ipynb #c8ec3c15
 def brief(
     text, n:int=60, # anything; characters to show
 )->str:
@@ -92,7 +92,7 @@ def brief(
     text = str(text)
     return text if len(text) <= n else text[:n - 1] + "…"
 
-# %% ../nbs/07_report.ipynb #6d5e6de2
+# %% ../nbs/07_report.ipynb #228b7c00
 def in_short(
     case:Case,
 )->list: # sentences
@@ -111,7 +111,7 @@ def in_short(
     if hasattr(case.denoising, "verdict"): said.append("Denoising, " + case.denoising.verdict()[-1][:1].lower() + case.denoising.verdict()[-1][1:])
     return said
 
-# %% ../nbs/07_report.ipynb #57c0ad61
+# %% ../nbs/07_report.ipynb #e8029a65
 def cautions(
     case:Case,
 )->list: # sentences; may be empty
@@ -132,7 +132,7 @@ def cautions(
         said.append(f"{int(pd.isna(np.asarray(case.labels, dtype=object)).sum()):,} cells have no label; they were clustered, not scored.")
     return said
 
-# %% ../nbs/07_report.ipynb #7ff4ee67
+# %% ../nbs/07_report.ipynb #8c0bc93e
 def places(
     case:Case, seed=0, # of UMAP
 )->dict: # method -> its space (cells, dimensions), map (cells, 2), clusters (cells,)
@@ -161,7 +161,7 @@ def as_names(labels):
     s = pd.Series(labels)
     return s if isinstance(s.dtype, pd.CategoricalDtype) else pd.Series(pd.Categorical(s.astype(object).map(str, na_action="ignore")), index=s.index)
 
-# %% ../nbs/07_report.ipynb #79a73c75
+# %% ../nbs/07_report.ipynb #87e3dc11
 def other_figures(
     case:Case,
 )->dict: # name -> list of figures
@@ -178,7 +178,7 @@ def other_figures(
     if stages["label_change"].notna().any() or "ari" in stages: out["training"].append(figure("stages", "Share of labels that changed, by epoch, and the chosen stage", plot.stages(stages)))
     return out
 
-# %% ../nbs/07_report.ipynb #b613ea41
+# %% ../nbs/07_report.ipynb #f2e72b5f
 def clusters_table(
     case:Case,
 )->pd.DataFrame: # one row per cluster
@@ -200,7 +200,7 @@ def stages_table(case):
     s = case.run.model.stages_ if case.labels is None else case.run.model.score_stages(case.labels)
     return stages_in_short(s)
 
-# %% ../nbs/07_report.ipynb #e3948b2c
+# %% ../nbs/07_report.ipynb #1c1f88d3
 def what_was_read(case):
     "The file and how it was prepared, as a table."
     c, model = case.run.counts, case.run.model
@@ -211,7 +211,7 @@ def what_was_read(case):
         rows |= {"genes the model learned from": len(r.genes), "preparation": f"counts scaled to {r.target_sum:,.0f} per cell{', log(1 + x)' if r.log1p else ''}{', each gene to mean 0 and variance 1' if r.scale else ''}{f', clipped at {r.max_value:g}' if r.max_value else ''}"}
     return pd.DataFrame(dict(what=list(rows), value=[f"{v:,}" if isinstance(v, int) else v for v in rows.values()]))
 
-# %% ../nbs/07_report.ipynb #cba62c22
+# %% ../nbs/07_report.ipynb #b0ea3e8d
 MARKERS_SHOWN, MARKERS_KEPT = 5, 50      # for each cluster: on the page, and in the file to take away
 
 def quality(case:Case): # -> dict for the template
@@ -223,7 +223,7 @@ def markers_shown(m:Markers): # -> table
     "The first genes of each cluster, with headings for a reader."
     return m.table.groupby("cluster").head(MARKERS_SHOWN).rename(columns=dict(auc="AUC", fold="log2 fold", here="cells with it here", elsewhere="elsewhere"))
 
-# %% ../nbs/07_report.ipynb #fd088914
+# %% ../nbs/07_report.ipynb #da35873e
 def denoising_shown(found): # Audit, or a sentence -> dict for the template
     "The verdict and its pictures."
     if isinstance(found, str): return dict(why=found, said=[], figures=[], cells=0, genes=0)
@@ -237,7 +237,7 @@ def contrast_shown(k, codes, seed=0): # Contrast, (cells,) -> dict for the templ
     return dict(said=contrast_said(k), readings=cells_of(readings(k)), figures=contrast_figures(k, codes, seed), effects=cells_of(top), within=cells_of(within), apart=cells_of(apart) if len(apart) else None,
                 key=brief(k.key), control=brief(k.control), several=len(k.names) > 2)
 
-# %% ../nbs/07_report.ipynb #161036ec
+# %% ../nbs/07_report.ipynb #d8f803b5
 def typed(
     verb, file, flags, *more, # of scnb; name or None; option -> value; further words
 )->str: # as a shell reads it
@@ -247,7 +247,7 @@ def typed(
         if v is not None: words += [flag] if v is True else [flag, str(v)]
     return shlex.join(words)
 
-# %% ../nbs/07_report.ipynb #1833c0d2
+# %% ../nbs/07_report.ipynb #e0a9a1ab
 READING = ("--seed", "--layer", "--transpose", "--no-transpose", "--allow-non-integer")       # options that every command takes
 
 def next_steps(
@@ -268,7 +268,7 @@ def next_steps(
     else: out.append(("Keep the coordinates of the effect and of the background:", typed("contrast", file, plain | {f: case.flags.get(f) for f in condition}, "-o", "contrast.h5ad")))
     return out
 
-# %% ../nbs/07_report.ipynb #7c10fc07
+# %% ../nbs/07_report.ipynb #b2c3b1c3
 def to_take(
     case:Case, at, m, # at: from `places`; m: from `markers`
 )->list: # of Download
@@ -286,7 +286,7 @@ def to_take(
     if case.contrast is not None: out.append(download("changes.csv", "what the condition changed, for every gene the model saw", case.contrast.effects.rename_axis("gene").reset_index()))
     return out
 
-# %% ../nbs/07_report.ipynb #336070c9
+# %% ../nbs/07_report.ipynb #5c6c66e7
 STYLE = CSS + """
 a { color: var(--accent); }
 nav { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .5rem 1rem; margin: 1.2rem 0; font-size: .92rem; }
@@ -308,7 +308,7 @@ th button::after { content: "\\00a0\\2195"; color: var(--dim); font-weight: 400;
 }
 """
 
-# %% ../nbs/07_report.ipynb #0ebeeee5
+# %% ../nbs/07_report.ipynb #314218cb
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -331,7 +331,7 @@ BODY = """
 {% if sure %}<h2 id="sure">How sure?</h2>""" + SURE + """{% if weak %}<h3 id="weak">Where the unsure cells lie</h3>{{ figs(weak) }}{% endif %}{% endif %}
 """
 
-# %% ../nbs/07_report.ipynb #a95cb8db
+# %% ../nbs/07_report.ipynb #7d81a6d8
 BODY += """
 <h2 id="markers">Marker genes</h2>{% if markers.rows %}<p>What sets each cluster apart from all the others, from at most 300 cells of each. AUC: how often a cell of the cluster has more of the gene than a cell outside, 0.5 is chance. These genes describe the clusters; they do not prove them. There is no p-value, because the clusters were made from the same counts: tested on them again, genes would look significant even where there is nothing.</p>
 {{ figs([dots]) }}<div class="tall">{{ table(markers, "The first genes of each cluster; this table scrolls, and markers.csv below has more.") }}</div>{% else %}<p>There is one cluster, or none with two cells, so there is nothing to set apart.</p>{% endif %}
@@ -342,7 +342,7 @@ BODY += """
 <p class="dim">Asked of the autoencoder DCA, on {{ "{:,}".format(denoising.cells) }} cells and {{ "{:,}".format(denoising.genes) }} genes; <code>scnb denoise --audit</code> asks of more.</p>{{ figs(denoising.figures) }}{% endif %}{% endif %}
 """
 
-# %% ../nbs/07_report.ipynb #e5a071ea
+# %% ../nbs/07_report.ipynb #128e161f
 CHANGED = """
 {% if contrast %}<h2 id="contrast">What the condition changed</h2><p>Condition: {{ contrast.key }}; controls: {{ contrast.control }}. contrastiveVI learns from the controls what cells differ in anyway, the background, and has salient coordinates for what is left in the others.</p>
 <ul>{% for s in contrast.said %}<li>{{ s }}</li>{% endfor %}</ul>{{ figs(contrast.figures) }}
@@ -359,7 +359,7 @@ TAIL = CHANGED + """
 <p>Seed {{ seed }}. {% for p, v in versions.items() %}{{ p }} {{ v }}{{ "." if loop.last else ", " }}{% endfor %} Same file, seed, versions and machine: the same clusters, bit for bit.</p>
 """
 
-# %% ../nbs/07_report.ipynb #8c1b9899
+# %% ../nbs/07_report.ipynb #c1a08bd5
 GUIDE = """
 <h2 id="guide">How to read this page</h2>
 <ul><li>A cluster is a group of cells that are alike in their counts. It is not yet a cell type: for a name, look at the genes that set it apart, and ask somebody who knows the tissue.</li>
@@ -371,7 +371,7 @@ GUIDE = """
 {% if sure %}""" + READ + """{% endif %}</ul>
 """
 
-# %% ../nbs/07_report.ipynb #106023ac
+# %% ../nbs/07_report.ipynb #c884db08
 def filled(
     case:Case, seed=0, # of the maps
 )->dict: # for the template
@@ -395,7 +395,7 @@ def render(
     body = env.from_string(MACROS + BODY + TAIL + GUIDE).render(**filled(case, seed))
     return env.from_string(HEAD).render(name=case.name, css=Markup(STYLE), version=__version__, policy=policy(SORT), script=Markup(SORT), short=in_short(case), contents=contents(body), body=Markup(body))
 
-# %% ../nbs/07_report.ipynb #70c0c88e
+# %% ../nbs/07_report.ipynb #32510ec8
 def plan_folder(out_dir, overwrite, input=None):
     "Where index.html and clusters.csv are to go; checked, nothing made yet."
     d = Path(out_dir)
@@ -416,7 +416,7 @@ def write_report(out, html, table):
         table.to_csv(part["clusters"], index=False, lineterminator="\n")
     return out.paths["-o"]/"index.html" if "-o" in out.paths else out.paths["page"]
 
-# %% ../nbs/07_report.ipynb #a3b81f51
+# %% ../nbs/07_report.ipynb #8237ad95
 def further_sections(
     adata, run, model, # the data, the clustering, an unfitted ContrastiveVI or None
     layer, seed, fit, # as in `scnb.bench.cluster`
@@ -433,7 +433,7 @@ def given_flags(**options): # names as in Python -> as on the command line
     if turn is not None: options["transpose" if turn else "no_transpose"] = True
     return {f"--{k.replace('_', '-')}": v for k, v in options.items() if v is not None}
 
-# %% ../nbs/07_report.ipynb #fc91b25a
+# %% ../nbs/07_report.ipynb #27d6a9f0
 def opened(
     source, out_dir, overwrite, condition_key, control, # as in `make_report`
     **reading, # as in `scnb.data.read`
@@ -454,7 +454,7 @@ def said_of(case):
     out = {} if not hasattr(case.denoising, "verdict") else dict(denoising=case.denoising.verdict())
     return out if case.contrast is None else out | dict(contrast=dict(targets=case.contrast.names[1:], leakage=case.contrast.leakage, genes={str(g): float(v) for g, v in case.contrast.effects["log2_fold"].head(20).items()}))
 
-# %% ../nbs/07_report.ipynb #6858a7d5
+# %% ../nbs/07_report.ipynb #41a0d71a
 def make_report(
     adata_or_path, # raw counts: an AnnData, a file, or None for the embedded blood cells
     out_dir, # folder for index.html and clusters.csv; made if it is not there
@@ -479,7 +479,7 @@ def make_report(
     record = dict(data=stem(path) if path else name, command=case.command, summary=in_short(case)) | run.metrics(labels) | said_of(case)
     return write_report(out, render(case, seed), run.table(adata.obs_names)), record
 
-# %% ../nbs/07_report.ipynb #58f955c1
+# %% ../nbs/07_report.ipynb #aff44d96
 def build_report(
     adata_or_path, # raw counts: an AnnData, a file, or None for the embedded blood cells
     out_dir, # folder for index.html and clusters.csv; made if it is not there
