@@ -331,7 +331,7 @@ def stem(path):
     for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
     return name
 
-# %% ../nbs/06a_bench.ipynb #7aafd1d6
+# %% ../nbs/06a_bench.ipynb #2a38de40
 def measure(
     data, # see `open_data`
     seed, n_clusters, method, label_key, # see `run_cluster`
@@ -345,6 +345,7 @@ def measure(
     run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, "fast": n_clusters is not None and method == "scdeepcluster", **kw})      # with a given number: the same clusters, sooner
     return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(), threads=torch.get_num_threads(), versions=versions(), data_hash=data_hash(adata, kw.get("layer")))
 
+# %% ../nbs/06a_bench.ipynb #9698ce55
 def in_fresh_process(
     *args, # of the function
     function="measure", module="scnb.bench", # name of a function, and of the module that has it
@@ -625,7 +626,7 @@ def line(r):
     if "ari" not in r: return f"{r['kind']} {r['data']} seed {r['seed']}: done"
     return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
 
-# %% ../nbs/06a_bench.ipynb #c5aa90d5
+# %% ../nbs/06a_bench.ipynb #6091bcd1
 def to_make(grid, runs, results_dir=None, method="scdeepcluster", overwrite=False):
     "Of these runs, the names of the files that are not there."
     names = [file_name(grid, r, method) for r in runs]
@@ -633,7 +634,7 @@ def to_make(grid, runs, results_dir=None, method="scdeepcluster", overwrite=Fals
 
 def outlook(runs, todo): # runs from `plan`, names from `to_make`
     "One line: runs in all, runs to make, and how long by the stored ones."
-    took = [s for s in (_seconds(n) for n in todo) if s]
+    took = [r["seconds"] for r in map(_stored, todo) if r and r.get("seconds")]
     minutes = max(1, round(len(todo) * float(np.mean(took)) / 60)) if took else 0
     about = f", about {minutes} minute{'s' * (minutes > 1)} of one processor by those that are stored" if minutes else ""
     return f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(todo)} to make{about}"
@@ -645,18 +646,17 @@ def lacking(todo): # names from `to_make`
     if peers and not python_beside("peers"): yield f"{len(peers)} of them need scvi-tools: `make bench-peers` makes its environment"
     if magic and not python_beside("magic"): yield "MAGIC is left out: `make bench-magic` makes its environment"
 
-def _seconds(name):
-    "How long the stored run of this name took; None if there is none."
+def _stored(name):
+    "The stored record in the file of this name; None if there is none."
     file = results_folder()/name
-    return json.loads(file.read_text()).get("seconds") if file.exists() else None
+    return json.loads(file.read_text()) if file.exists() else None
 
+# %% ../nbs/06a_bench.ipynb #23046b18
 VARIES = {"seconds", "epoch_seconds", "peak_mb", "base_mb", "cells_per_second", "machine", "threads", "versions", "version", "command", "params"}       # not the same twice
 
 def beside_stored(record, name): # `name`: of its file
     "A record beside the stored one of that name: what differs, in one line; empty if there is none."
-    file = results_folder()/name
-    if not file.exists(): return ""
-    stored = json.loads(file.read_text())
+    if (stored := _stored(name)) is None: return ""
     differ = [k for k in record if k in stored and k not in VARIES and record[k] != stored[k]]
     if not differ: return "the same as the stored one, to the last bit"
     scores = [f"{k} {record[k]:.4g} (stored {stored[k]:.4g})" for k in differ if isinstance(record[k], (int, float)) and isinstance(stored[k], (int, float))]

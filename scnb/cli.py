@@ -199,7 +199,7 @@ def check_storable(adata, path, name="--h5ad"):
     try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
     except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({one_line(e)[:200]}); convert or remove what it names") from e
 
-# %% ../nbs/08_cli.ipynb #332c2b0a
+# %% ../nbs/08_cli.ipynb #82adae65
 @app.command()
 def cluster(
     input: Input,
@@ -233,6 +233,7 @@ def cluster(
         with out: write_all(out, adata, run, record, input.resolve().name)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else summary(run, record, out))
 
+# %% ../nbs/08_cli.ipynb #9fea7618
 def started_from(folder, run):
     "What was taken over from a saved model: one line on stderr, and for the record."
     if folder is None: return {}
