@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['METHODS', 'GRIDS', 'DENOISING', 'VAES', 'CONTRASTS', 'GANS', 'TABLES', 'SEEDS', 'MEASURES', 'VARIES', 'REFERENCE',
            'model_class', 'check_k', 'check_machine', 'check_run', 'Clustering', 'cluster', 'partition', 'voted',
-           'write_clusters', 'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of', 'Outputs', 'machine',
-           'versions', 'open_data', 'stem', 'measure', 'in_fresh_process', 'same_settings', 'options', 'command_for',
-           'run_cluster', 'plan', 'file_name', 'run_grid', 'results', 'stage_scores', 'summarise', 'run_measured',
-           'hash_of', 'needs', 'make_simulated', 'simulate_to', 'line', 'to_make', 'outlook', 'lacking',
-           'beside_stored', 'measure_memory', 'measure_blocks', 'make_reference', 'measure_transfer', 'measure_models',
-           'measure_auto', 'measure_howmany', 'measure_settings']
+           'write_clusters', 'check_storable', 'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of',
+           'Outputs', 'machine', 'versions', 'open_data', 'stem', 'measure', 'in_fresh_process', 'same_settings',
+           'options', 'command_for', 'run_cluster', 'plan', 'file_name', 'run_grid', 'results', 'stage_scores',
+           'summarise', 'run_measured', 'hash_of', 'needs', 'make_simulated', 'simulate_to', 'line', 'to_make',
+           'outlook', 'lacking', 'beside_stored', 'aged', 'measure_memory', 'measure_blocks', 'make_reference',
+           'measure_transfer', 'measure_models', 'measure_auto', 'measure_howmany', 'measure_settings']
 
 # %% ../nbs/06a_bench.ipynb #93879fea
 import json, os, platform, sys, time, warnings
@@ -169,6 +169,14 @@ def write_clusters(run:Clustering, adata):
     if not run.voted and hasattr(run.model, "stages_"): return                   # its own `write_to` wrote them
     adata.obs[name] = pd.Categorical.from_codes(run.codes, [str(i) for i in range(run.n_clusters)])
     adata.obs.drop(columns=[f"{name}_confidence", f"{name}_stability"], errors="ignore", inplace=True)
+
+def check_storable(adata, path, name="--h5ad"):
+    "Find out before the work whether the tables of `adata` can be written as .h5ad."
+    import anndata
+    from scnb.data import h5ad_bytes
+    if Path(path).suffix != ".h5ad": raise InputError(f"{name} {path}: the name must end with .h5ad")
+    try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
+    except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({' '.join(str(e).split())[:200]}); convert or remove what it names") from e
 
 # %% ../nbs/06a_bench.ipynb #8a114871
 def run_metrics(
@@ -475,8 +483,9 @@ def run_grid(
     "Run what of a grid is not there yet."
     runs = plan(grid, data, seeds, only)
     if grid != "cluster": yield from run_measured(grid, runs, results_dir, overwrite, kw); return
-    todo = set(to_make(grid, runs, results_dir, kw.get("method", "scdeepcluster"), overwrite))
-    for name in {r["data"]: 0 for r in runs if file_name(grid, r, kw.get("method", "scdeepcluster")) in todo}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
+    method = kw.get("method", "scdeepcluster")
+    todo = set(to_make(grid, runs, results_dir, method, overwrite))
+    for name in {r["data"]: 0 for r in runs if file_name(grid, r, method) in todo}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
     for r in runs: yield run_cluster(**r | dict(command=r["command"] + options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
 
 # %% ../nbs/06a_bench.ipynb #5f8a731f
@@ -663,11 +672,19 @@ def beside_stored(record, name): # `name`: of its file
     return f"not the stored one: {', '.join(scores[:3] or differ[:3])}{_why(record, stored)}"
 
 def _why(record, stored):
-    "What was different about the run: threads, versions."
+    "What was different about the run: data, threads, versions."
+    data = "; on other counts (data_hash differs)" if len({r.get("data_hash") for r in (record, stored)} - {None}) > 1 else ""
     n, was = record.get("threads", 1), stored.get("threads", 1)
     threads = f"; with {n} threads, not {was}: OMP_NUM_THREADS={was} NUMBA_NUM_THREADS={was} makes it so" if n != was else ""
-    other = ", ".join(f"{k} {v} (stored {stored['versions'][k]})" for k, v in record.get("versions", {}).items() if stored.get("versions", {}).get(k, v) != v)
-    return threads + (f"; with other versions: {other}" if other else "")
+    return data + threads + (f"; with other versions: {other}" if (other := _other_versions(stored, record.get("versions", {}))) else "")
+
+def _other_versions(stored, now):
+    "Where the versions of a stored record are not those of `now`."
+    return ", ".join(f"{k} {v} (stored {stored['versions'][k]})" for k, v in now.items() if stored.get("versions", {}).get(k, v) != v)
+
+def aged(stored):
+    "Of a record that is read and not made again: what has been replaced since then; empty if nothing has."
+    return f"made with other versions: {other}" if (other := _other_versions(stored, versions())) else ""
 
 # %% ../nbs/06a_bench.ipynb #4a3c13e0
 def measure_memory(params, work):

@@ -265,7 +265,7 @@ def _where_counts(adata, layer, tol=1e-6):
     "Advice: which other matrix of `adata` holds counts."
     for name in ["X", *adata.layers]:
         try:
-            if name != layer and _is_counts(_matrix(adata, name), tol): return f"{name} holds counts: use layer={name!r} (--layer {name})"
+            if name != layer and _is_counts(_matrix(adata, name), tol): return f"{name} holds counts: use layer={name!r}"
         except InputError: pass
     if adata.raw is not None and sparse.issparse(adata.raw.X) and _is_counts(adata.raw.X, tol): return "raw holds counts: use scnb.data.from_raw(adata) (--layer raw)"
     return "give the raw counts, as X or as a layer"
@@ -290,7 +290,7 @@ _TESTS = {"NaN": lambda v, tol: np.isnan(v), "infinite": lambda v, tol: np.isinf
 
 def _no_counts(adata, X, layer, what, n, i, j, value, like, sure, tol):
     "The error for `n` values of a matrix that are `what`."
-    hint = "; allow_non_integer (--allow-non-integer) takes pseudo-counts, as salmon or alevin estimate them" if what == "not integers" and not sure else ""
+    hint = "; allow_non_integer=True takes pseudo-counts, as salmon or alevin estimate them" if what == "not integers" and not sure else ""
     return CountsError(f"{layer} does not hold raw counts: {n:,} of {X.shape[0] * X.shape[1]:,} values are {what}, "
                        f"the first at cell {adata.obs_names[i]!r} and gene {adata.var_names[j]!r} ({value:.6g}); "
                        f"{like + '; ' if like else ''}{_where_counts(adata, layer, tol)}{hint}")
@@ -1092,7 +1092,7 @@ def _oriented(adata, transpose, path):
     adata = adata.T.copy()
     if sparse.issparse(adata.X): adata.X = adata.X.tocsr()
     for k, v in adata.layers.items(): adata.layers[k] = v.tocsr() if sparse.issparse(v) else v
-    if not told: _warn(f"{path.name}: genes are in rows, by their names; taken so (transpose=False or --no-transpose keeps them there)")
+    if not told: _warn(f"{path.name}: genes are in rows, by their names, so the table was turned; transpose=False if that is wrong")
     _note(adata, transposed=True)
     return adata
 
@@ -1204,7 +1204,7 @@ def _numbers(t, cells, genes, path):
     value = t.iat[i, j]
     if pd.isna(value): raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds no value: the line is short, or the field empty or NA; write 0 where nothing was counted")
     cure = ("write decimals with a point, and no thousands separators" if re.fullmatch(r"-?[\d.]*,[\d.,]*(?:[eE][+-]?\d+)?", str(value)) else
-            f"if it holds labels, name it with label_key={genes[j]!r}" if whole else "only counts may stand there")
+            f"if it holds labels, name it with label_key={genes[j]!r}; if it is a second column of names, remove it" if whole else "only counts may stand there")
     raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds {str(value)!r}, which is no number; {cure}")
 
 # %% ../nbs/01_data.ipynb #c413b327

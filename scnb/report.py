@@ -21,8 +21,8 @@ import pandas as pd
 
 # %% ../nbs/07_report.ipynb #6b51aa5c
 from . import __version__, plot
-from .bench import Outputs, cluster, labels_of, stem, versions
-from .data import InputError, embedded, raw_or_layer, read
+from .bench import Outputs, check_storable, cluster, labels_of, stem, versions, write_clusters
+from .data import InputError, embedded, raw_or_layer, read, write_h5ad
 from .metrics import cluster_scores, confusion, pca
 from .sections import (SORT, Markers, audit_figures, check_contrast, contents, contrast, contrast_figures, contrast_said, download, markers, mitochondrial, per_cell, policy,
                            quality_by_cluster, quality_figures, quality_said, quick_audit, readings, dots)
@@ -102,7 +102,7 @@ def in_short(
     said = [k + ("The number was given by the user." if run.k_given else "The number was estimated from the counts; no label was asked.")]
     agree = t.iloc[1, -1]
     said.append(f"PCA and k-means, the plain method, makes {'nearly the same' if agree > .8 else 'partly the same' if agree > .5 else 'rather different'} clusters (adjusted Rand index {agree:.2f}).")
-    if case.evidence is not None and case.evidence.table is not None: said.insert(1, case.evidence.verdict()[0].partition(", ")[2].capitalize() or case.evidence.verdict()[0])
+    if case.evidence is not None and case.evidence.table is not None: said[1:1] = [case.evidence.verdict()[0].partition(", ")[2].capitalize() or case.evidence.verdict()[0], *case.evidence.verdict()[1:2]]
     if case.labels is not None:
         own, best, which = t["ARI"].iloc[0], t["ARI"].iloc[1:].max(), t["ARI"].iloc[1:].idxmax()
         said.append(f"Against the labels in {brief(case.label_key)!r}, ARI is {own:.2f}; {which}, the better of the two baselines, reaches {best:.2f}" + (" and is ahead here." if best > own + .005 else "."))
@@ -259,7 +259,7 @@ def next_steps(
     same = {f: v for f, v in case.flags.items() if f not in condition}
     if case.file is None: return [("The same page for a file of your own:", typed("report", file, {}, "-o", "my_report")), ("Clusters and embedding in a file for scanpy or Seurat:", typed("cluster", file, {}, "--h5ad", "clustered.h5ad")),
                                   ("What did a treatment change?", typed("report", file, {}, "-o", "my_report", "--condition-key", "COLUMN", "--control", "LEVEL"))]
-    out = [("Go on in scanpy or Seurat, with clusters and embedding in the file:", typed("cluster", file, same, "--h5ad", "clustered.h5ad"))]
+    out = [("Go on in scanpy or Seurat, with clusters and embedding in the file (this trains again; scnb report --h5ad writes it along, and the map):", typed("cluster", file, same, "--h5ad", "clustered.h5ad"))]
     if case.flags.get("--fast"): out.append(("Fit again, to see how sure the clusters are, and judge denoising (minutes):", typed("report", file, case.flags | {"--fast": None}, "-o", "report_sure")))
     if (e := case.evidence) is not None and e.runner_up is not None: out.append(("Look at the second best number of clusters:", typed("report", file, same | {"--n-clusters": e.runner_up}, "-o", f"report_{e.runner_up}")))
     if case.labels is None: out.append(("Compare with labels that the file holds:", typed("report", file, case.flags, "-o", "report_labels", "--label-key", "COLUMN")))
@@ -379,7 +379,7 @@ def filled(
     others, stages, e = other_figures(case), stages_table(case), case.evidence
     at, m = places(case, seed), markers(case.adata, case.run.codes, case.run.counts.layer, n=MARKERS_KEPT)
     sure = parts(case.adata, case.run.codes, e, case.run.counts.layer) if e is not None and e.is_there else {}
-    return dict(cautions=cautions(case), read=cells_of(what_was_read(case)), quality=quality(case), maps=maps(case, at), clusters=cells_of(clusters_table(case)), sure=bool(sure), weak=weak_cells(case, at), **sure, h="h3",
+    return dict(map=at["PCA" if case.run.model is None else "scDeepCluster"][1], cautions=cautions(case), read=cells_of(what_was_read(case)), quality=quality(case), maps=maps(case, at), clusters=cells_of(clusters_table(case)), sure=bool(sure), weak=weak_cells(case, at), **sure, h="h3",
                 markers=cells_of(markers_shown(m)), dots=figure("marker genes", "Dots: share of cells with a gene, and its mean expression, by cluster", dots(m)) if m.genes else None,
                 others={k: others.get(k) for k in ("confusion", "scores", "training")}, labelled=case.labels is not None, scores=cells_of(scores_table(case)),
                 denoising=None if case.denoising is None else denoising_shown(case.denoising), contrast=None if case.contrast is None else contrast_shown(case.contrast, case.run.codes, seed),
@@ -387,28 +387,36 @@ def filled(
                 steps=next_steps(case), command=case.command, seed=case.run.seed, versions=versions())
 
 def render(
-    case:Case, seed=0, # of the maps
+    case:Case, page=None, # page: from `filled`
 )->str: # HTML
     "The page as text."
     from markupsafe import Markup
     env = environment()
-    body = env.from_string(MACROS + BODY + TAIL + GUIDE).render(**filled(case, seed))
+    body = env.from_string(MACROS + BODY + TAIL + GUIDE).render(**(page or filled(case)))
     return env.from_string(HEAD).render(name=case.name, css=Markup(STYLE), version=__version__, policy=policy(SORT), script=Markup(SORT), short=in_short(case), contents=contents(body), body=Markup(body))
 
 # %% ../nbs/07_report.ipynb #32510ec8
-def plan_folder(out_dir, overwrite, input=None):
-    "Where index.html and clusters.csv are to go; checked, nothing made yet."
+def plan_folder(out_dir, overwrite, input=None, h5ad=None, save=None):
+    "Where index.html and clusters.csv are to go, and what else is asked for; checked, nothing made yet."
     d = Path(out_dir)
     if d.exists() and not d.is_dir(): raise InputError(f"-o {d}: this is a file; name a folder")
     if not d.absolute().parent.is_dir(): raise InputError(f"-o {d}: the folder {d.parent} does not exist; make it first, or name another")
     if d.is_dir() and any(d.iterdir()) and not overwrite: raise InputError(f"-o {d}: this folder is there and not empty; --overwrite replaces its index.html and clusters.csv, or name another")
     out = Outputs(overwrite, inputs=[] if input is None else [input])
+    for name, path in (("--h5ad", h5ad), ("--save", save)):
+        if path is not None: out.add(name, path, folder=name == "--save")
     if d.is_dir(): return out.add("page", d/"index.html").add("clusters", d/"clusters.csv")
     return out.add("-o", d, folder=True)
 
-def write_report(out, html, table):
-    "Both files, together or not at all; the path of the page."
+def write_report(out, html, table, case=None, xy=None): # xy: the map of the cells, for the data
+    "All files, together or not at all; the path of the page."
     with out:
+        if "--save" in out.paths: case.run.model.save(out.part("--save"))
+        if "--h5ad" in out.paths:
+            found = case.adata.copy()
+            write_clusters(case.run, found)
+            found.obsm.setdefault("X_umap", xy)          # where `sc.pl.umap` looks; a map that the file has stays
+            write_h5ad(found, out.part("--h5ad"))
         if "-o" in out.paths: out.part("-o").mkdir()
         place = {"page": "index.html", "clusters": "clusters.csv"}
         part = {k: out.part("-o")/v if "-o" in out.paths else out.part(k) for k, v in place.items()}
@@ -435,15 +443,17 @@ def given_flags(**options): # names as in Python -> as on the command line
 
 # %% ../nbs/07_report.ipynb #27d6a9f0
 def opened(
-    source, out_dir, overwrite, condition_key, control, # as in `make_report`
+    source, out_dir, overwrite, condition_key, control, h5ad, save, # as in `make_report`
     **reading, # as in `scnb.data.read`
 ): # -> data, path or None, Outputs
     "Look at everything that can be seen before the counts; then read them."
     path = Path(source) if isinstance(source, (str, Path)) else None
     if path is not None and not path.exists(): raise InputError(f"{path}: there is no such file or folder")
     check_contrast(condition_key, control)
-    out = plan_folder(out_dir, overwrite, path)
-    return (embedded() if source is None else read(path, **reading) if path is not None else source), path, out
+    out = plan_folder(out_dir, overwrite, path, h5ad, save)
+    adata = embedded() if source is None else read(path, **reading) if path is not None else source
+    if h5ad is not None: check_storable(adata, h5ad)
+    return adata, path, out
 
 def in_python(flags):
     "The call that makes a report of an AnnData again."
@@ -462,12 +472,13 @@ def make_report(
     n_clusters=None, # None: estimated
     condition_key=None, control=None, # column that says what was done to each cell, and its level for cells left alone; None: no contrast
     seed=0, layer=None, # as in `scnb.bench.cluster`
-    overwrite=False, # replace the two files if they are there
+    overwrite=False, # replace what is there
+    h5ad=None, save=None, # also write the data with clusters, embedding and map; the fitted model
     transpose=None, allow_non_integer=False, # as in `scnb.data.read`
     n_top_genes="default", **fit, # as in `scnb.bench.cluster`
 )->tuple: # path of the page, and the run as `Clustering.metrics` gives it
     "Cluster, and make a report; page and record."
-    adata, path, out = opened(adata_or_path, out_dir, overwrite, condition_key, control, label_key=label_key, transpose=transpose, allow_non_integer=allow_non_integer)
+    adata, path, out = opened(adata_or_path, out_dir, overwrite, condition_key, control, h5ad, save, label_key=label_key, transpose=transpose, allow_non_integer=allow_non_integer)
     asked, (adata, layer) = layer, raw_or_layer(adata, layer)
     labels, model = labels_of(adata, label_key or ("cell_type" if adata_or_path is None else None)), check_contrast(condition_key, control, adata, n_top_genes)
     run = cluster(adata, n_clusters, n_top_genes=n_top_genes, layer=layer, seed=seed, **fit)
@@ -477,7 +488,8 @@ def make_report(
     command = typed("report", file, flags, "-o", Path(out_dir).resolve().name) if adata_or_path is None or file else in_python(flags)
     case = Case(name, adata, run, labels, label_key if labels is None or label_key else "cell_type", command, **further_sections(adata, run, model, layer, seed, fit), file=file, flags=flags)
     record = dict(data=stem(path) if path else name, command=case.command, summary=in_short(case)) | run.metrics(labels) | said_of(case)
-    return write_report(out, render(case, seed), run.table(adata.obs_names)), record
+    page = filled(case, seed)
+    return write_report(out, render(case, page), run.table(adata.obs_names), case, page["map"]), record
 
 # %% ../nbs/07_report.ipynb #aff44d96
 def build_report(
@@ -487,8 +499,8 @@ def build_report(
     n_clusters=None, # None: estimated
     condition_key=None, control=None, # column that says what was done to each cell, and its level for cells left alone
     seed=0, # decides everything random
-    overwrite=False, # replace the two files if they are there
-    **kw, # as in `scnb.bench.cluster`: layer, n_top_genes, max_epochs, device, fast, ...
+    overwrite=False, # replace what is there
+    **kw, # h5ad, save: places for the data with clusters, embedding and map, and for the model; else as in `scnb.bench.cluster`: layer, n_top_genes, max_epochs, device, fast, ...
 )->Path: # of index.html
     "One self-contained page about a data set, and clusters.csv beside it."
     return make_report(adata_or_path, out_dir, label_key=label_key, n_clusters=n_clusters, condition_key=condition_key, control=control, seed=seed, overwrite=overwrite, **kw)[0]

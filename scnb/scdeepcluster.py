@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'STEPS', 'STEPS_REFIT', 'evaluating', 'ClusterNet', 'ClusterTask', 'in_order', 'assignments', 'note_stage',
            'kmeans', 'log_normalised', 'silhouette', 'epochs_of', 'ScDeepCluster', 'centred', 'Stage1', 'latent_anew',
-           'side_by_side', 'kept_apart', 'recalled', 'same_cells', 'weights_of']
+           'side_by_side', 'counted', 'kept_apart', 'recalled', 'same_cells', 'weights_of']
 
 # %% ../nbs/03_scdeepcluster.ipynb #507238ee
 import contextlib
@@ -23,7 +23,7 @@ from .data import InputError, _normalised, batches, data_hash, genes_hash
 from .dca import CountAutoencoder, CountTask
 from .granularity import Granularity, companions, consensus, embed_pca, evenly, explained_and_returned, granularity, judge_space, votes_of
 from .nn import LIKELIHOODS, NORMS, set_generator
-from .train import Fit, Model, child_seed
+from .train import Fit, Model, child_seed, steps
 
 # %% ../nbs/03_scdeepcluster.ipynb #9705e09a
 @contextlib.contextmanager
@@ -194,9 +194,20 @@ def _pretrain(self:ScDeepCluster, module, fit:Fit): # -> the generator of the no
     return noise
 
 @patch
+def _n_refits(self:ScDeepCluster): return self.refits if self.refits is not None else 0 if self.n_clusters else 5
+
+@patch
+def _plan(self:ScDeepCluster, fit)->list: # of texts
+    "What a fit does, in the order of doing."
+    n, tuned = self._n_refits(), self.finetune_epochs > 0 and self.stage != "pretrain"
+    refits = [f"refits ({n} networks anew, the longest part)"] if n else [] if self.n_clusters else ["refits (by PCA)"]
+    return ["pretrain", *refits, *(["finetune"] if tuned else [])]
+
+@patch
 def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     "Pretrain, find or take the number of clusters, fine-tune, choose."
     seed, device = fit.settings.seed, fit.fabric.device
+    if fit.fabric.is_global_zero: steps.info("in turn: %s", ", ".join(self._plan(fit)))
     noise = self._pretrain(module, fit)
     judged = evenly(len(fit.cells), MOST)
     space = judge_space(log_normalised(fit, fit.cells[judged]), seed=child_seed(seed, "judge"))     # belongs to neither stage
@@ -220,6 +231,7 @@ class Stage1(ScDeepCluster):
     "The denoising autoencoder alone: a latent code, no clusters."
     _fitted_arrays = _fitted_json = ()
     def _preprocessing(self, adata): return dict(library_key="library")
+    def _epochs(self, n_cells, batch_size): return epochs_of(STEPS_REFIT, n_cells, batch_size)
     def _fit(self, module, fit):
         self._pretrain(module, fit)
         return {}
@@ -230,8 +242,11 @@ def latent_anew(kept, seed, params, names, library, **settings): # -> (cells, la
     some = anndata.AnnData(kept.astype(np.float32), obs=pd.DataFrame(dict(library=library), index=names), var=pd.DataFrame(index=[f"g{j}" for j in range(kept.shape[1])]))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    steps.disabled = True                                   # the refits are one step of the fit around them
     try: return Stage1(**params).fit(some, seed=seed % 2**31, progress=False, **settings).transform(some)
-    finally: torch.set_num_threads(threads)
+    finally:
+        steps.disabled = False
+        torch.set_num_threads(threads)
 
 def side_by_side(cpu:bool, progress:bool): # -> something like `map`
     "Like `map`, over processes (not forked) if there is more than one core; with a bar that says how long it will take."
@@ -241,14 +256,20 @@ def side_by_side(cpu:bool, progress:bool): # -> something like `map`
     def run(f, *args):
         tasks = [delayed(f)(*a) for a in zip(*args)]
         done = Parallel(min(jobs, len(tasks)), return_as="generator", **(dict(backend="loky", inner_max_num_threads=1, idle_worker_timeout=5) if jobs > 1 else {}))(tasks)
-        return tqdm(done, total=len(tasks), desc="refits", disable=not progress, leave=False)
+        return counted(tqdm(done, total=len(tasks), desc="refits", disable=not progress, leave=False), len(tasks), quiet=progress)
     return run
+
+def counted(done, total, quiet=False): # the same, one by one
+    "Say of each that it is done, for where there is no bar."
+    for i, result in enumerate(done, 1):
+        if not quiet: steps.info("refits: %d of %d done", i, total)
+        yield result
 
 # %% ../nbs/03_scdeepcluster.ipynb #7952e756
 @patch
 def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
     "What is found when the molecules are dealt anew: by networks, by PCA, or not at all."
-    n = (0 if self.n_clusters else 5) if self.refits is None else self.refits
+    n = self._n_refits()
     if self.n_clusters and not n: return None
     if "refits" in fit.memory.done: return recalled(fit.memory.tensors)
     rows = fit.cells[judged]

@@ -6,12 +6,12 @@
 __all__ = ['DISSOLVED', 'STABLE', 'MOST_PER_CLUSTER', 'CLEAR', 'CLOSE', 'CSS', 'MACROS', 'MOST_ON_MAP', 'CARD', 'SURE', 'READ',
            'CARD_END', 'CAPTION', 'AUDIT', 'right_cells', 'accuracy_by_stability', 'hennig', 'exchanged', 'expression',
            'wilcoxon', 'top', 'come_back', 'nearest', 'cluster_table', 'told_apart', 'ranges', 'as_good', 'verdict',
-           'no_clusters', 'how_clear', 'what_else', 'Evidence', 'Figure', 'figure', 'cells_of', 'shares_figure',
-           'shown', 'map_figures', 'lost_figure', 'stages_in_short', 'parts', 'environment', 'card', 'PageCheck',
-           'audit_page']
+           'no_clusters', 'how_clear', 'what_else', 'Evidence', 'Figure', 'pixels', 'figure', 'cells_of',
+           'shares_figure', 'shown', 'map_figures', 'lost_figure', 'stages_in_short', 'parts', 'environment', 'card',
+           'PageCheck', 'audit_page']
 
 # %% ../nbs/03a_trust.ipynb #7424d056
-import base64, warnings
+import base64, re, warnings
 import numpy as np
 import pandas as pd
 from dataclasses import dataclass
@@ -210,7 +210,7 @@ def verdict(
     "What the refits say, in words; every number comes from the arguments."
     at = None if table is None else table[table.k == k]
     if at is not None and len(at): returned = min(float(at.returned.iloc[0]), 1. if returned is None else returned)
-    said = [no_clusters(table, given) if k == 1 else how_clear(k, returned, given)]
+    said = [no_clusters(table, given) if k == 1 else how_clear(k, returned, given, as_good(table))]
     said.append("This does not say that all cells are alike: they may lie along a continuum, or have too few molecules to tell. All are in cluster 0; --n-clusters K draws K clusters all the same." if k == 1 else what_else(table, k, runner_up, finest))
     s = np.array([]) if stability is None else np.asarray(stability, float)
     weak = (s < .5).sum() / max((~np.isnan(s)).sum(), 1)
@@ -225,17 +225,17 @@ def no_clusters(table, given):
     return f"No clusters: the best partition, k = {best.k:.0f}, has a product of {best.score:.2f} of the share explained ({best.explained:.2f}) and the share returned ({best.returned:.2f}), and below {FLOOR:g} more is lost than comes back."
 
 # %% ../nbs/03a_trust.ipynb #6dde3069
-def how_clear(k, returned, given):
+def how_clear(k, returned, given, near=()): # near: numbers of clusters that are as good
     "The first sentence, for two clusters and more."
     if returned is None: return f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no refits), so how far to trust them is not known."
     asked, share = " as asked for," if given else "", f"{returned:.0%} of the grouping comes back when clusters are sought again without some of the molecules"
-    if returned >= CLEAR: return f"{k} clusters,{asked} clear: {share}."
+    if returned >= CLEAR: return f"{k} clusters,{asked} {'clear' if given or len(near) < 2 else 'repeatable'}: {share}."
     return f"{k} clusters,{asked} not sharp: {share}. This is what a continuum of states looks like, or too few molecules per cell to tell."
 
 def what_else(table, k, runner_up=None, finest=None):
     "Other numbers of clusters that are worth a look."
     near, said = as_good(table), []
-    if len(near) > 1: said.append(f"within {CLOSE:.0%} of the best product are k = {ranges(near)}")
+    if len(near) > 1: said.append(f"{' or '.join(ranges(near).rsplit(', ', 1))} clusters are about as good (within {CLOSE:.0%} of the best product)")
     if runner_up is not None: said.append(f"the runner-up is k = {runner_up}")
     if finest is not None and finest > k: said.append(f"the finest partition that unseen molecules support has {finest} clusters (--n-clusters {finest} gives it)")
     text = "; ".join(said)
@@ -278,8 +278,8 @@ class Evidence:
 
 # %% ../nbs/03a_trust.ipynb #f8f1791e
 CSS = """
-:root { --bg: #ffffff; --fg: #1d2329; --dim: #57606a; --line: #d8dee4; --card: #f6f8fa; --accent: #0b63a5; }
-@media (prefers-color-scheme: dark) { :root { --bg: #15191e; --fg: #e3e7eb; --dim: #a3adb8; --line: #343b43; --card: #1e242b; --accent: #6cb6ef; } }
+:root { --bg: #ffffff; --fg: #1d2329; --dim: #57606a; --line: #d8dee4; --card: #f6f8fa; --accent: #0b63a5; --shade: #0000002e; }
+@media (prefers-color-scheme: dark) { :root { --bg: #15191e; --fg: #e3e7eb; --dim: #a3adb8; --line: #343b43; --card: #1e242b; --accent: #6cb6ef; --shade: #ffffff2e; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--fg); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK SC", sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
@@ -291,7 +291,10 @@ p, li { max-width: 75ch; overflow-wrap: anywhere; }
 .box { background: var(--card); border: 1px solid var(--line); border-left: 4px solid var(--accent); border-radius: 6px; padding: .3rem 1rem; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 1rem; margin: .6rem 0; }
 figure { margin: 0; } figure img { width: auto; max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: 6px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; margin: .4rem 0; } caption { text-align: left; padding: .2rem 0; }
+.wide { overflow-x: auto; background: linear-gradient(90deg, var(--bg) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local, linear-gradient(270deg, var(--bg) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+  linear-gradient(90deg, var(--shade), transparent) 0 0 / .8rem 100% no-repeat scroll, linear-gradient(270deg, var(--shade), transparent) 100% 0 / .8rem 100% no-repeat scroll; } /* a shadow where there is more to scroll to */
+@media (max-width: 700px) { figure.broad { overflow-x: auto; } figure.broad img { max-width: none; width: 34rem; } } /* a phone scrolls over a broad figure rather than shrinking its names */
+table { border-collapse: collapse; font-size: .92rem; margin: .4rem 0; } caption { text-align: left; padding: .2rem 0; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; max-width: 32rem; }
 td { font-variant-numeric: tabular-nums; min-width: 5.1rem; } th { font-weight: 600; overflow-wrap: normal; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem; overflow-x: auto; }
@@ -299,7 +302,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
 
 # %% ../nbs/03a_trust.ipynb #724b1ebd
 MACROS = """
-{%- macro fig(f) %}<figure><img src="{{ f.uri }}" alt="{{ f.alt }}"><figcaption>{{ f.title }}</figcaption></figure>{% endmacro -%}
+{%- macro fig(f) %}<figure{% if f.broad %} class="broad"{% endif %}><img src="{{ f.uri }}" alt="{{ f.alt }}"><figcaption>{{ f.title }}</figcaption></figure>{% endmacro -%}
 {%- macro figs(list) %}<div class="row">{% for f in list %}{{ fig(f) }}{% endfor %}</div>{% endmacro -%}
 {%- macro table(t, caption) %}<div class="wide"><table><caption>{{ caption }}</caption><thead><tr>{% for h in t.head %}<th scope="col">{{ h }}</th>{% endfor %}</tr></thead>
 <tbody>{% for r in t.rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro -%}
@@ -312,6 +315,11 @@ class Figure:
     title: str
     alt: str   # what it shows, in words
     uri: str   # the picture itself
+    broad: bool = False   # too much so for a phone
+
+def pixels(pic): # -> its width on a screen
+    "How broad a picture is."
+    return int.from_bytes(pic.data[16:20], "big") if pic.format == "png" else float(re.search(rb'<svg[^>]* width="([\d.]+)pt"', pic.data)[1]) * 4 / 3
 
 def figure(
     title, alt, # texts
@@ -320,7 +328,7 @@ def figure(
     "A drawing as a data URI: PNG for point clouds, SVG for the rest."
     pic = plot.show(axes)
     kind = "image/png" if pic.format == "png" else "image/svg+xml"
-    return Figure(title, alt, f"data:{kind};base64,{base64.b64encode(pic.data).decode()}")
+    return Figure(title, alt, f"data:{kind};base64,{base64.b64encode(pic.data).decode()}", pixels(pic) > 520)
 
 def cells_of(table):
     "A table as strings: header and rows, numbers to three digits, missing ones empty."
