@@ -181,7 +181,7 @@ def _check_params(self:ScDeepCluster, adata):
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2: raise InputError(f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
     if k > adata.n_obs: raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
 
-# %% ../nbs/03_scdeepcluster.ipynb #3285d22d
+# %% ../nbs/03_scdeepcluster.ipynb #6bfdc671
 @patch
 def _pretrain(self:ScDeepCluster, module, fit:Fit): # -> the generator of the noise
     "Stage 1."
@@ -203,6 +203,7 @@ def _plan(self:ScDeepCluster, fit)->list: # of texts
     refits = [f"refits ({n} networks anew, the longest part)"] if n else [] if self.n_clusters else ["refits (by PCA)"]
     return ["pretrain", *refits, *(["finetune"] if tuned else [])]
 
+# %% ../nbs/03_scdeepcluster.ipynb #837eb378
 @patch
 def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     "Pretrain, find or take the number of clusters, fine-tune, choose."
