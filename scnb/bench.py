@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'GRIDS', 'DENOISING', 'VAES', 'CONTRASTS', 'GANS', 'TABLES
            'model_class', 'check_k', 'check_machine', 'check_run', 'Clustering', 'cluster', 'partition', 'voted',
            'write_clusters', 'check_storable', 'run_metrics', 'stage_records', 'records', 'peak_mb', 'labels_of',
            'Outputs', 'machine', 'versions', 'open_data', 'stem', 'measure', 'in_fresh_process', 'same_settings',
-           'options', 'command_for', 'run_cluster', 'plan', 'file_name', 'run_grid', 'results', 'stage_scores',
+           'options', 'command_for', 'file_name', 'run_cluster', 'plan', 'run_grid', 'results', 'stage_scores',
            'summarise', 'run_measured', 'hash_of', 'needs', 'make_simulated', 'simulate_to', 'line', 'to_make',
            'outlook', 'lacking', 'beside_stored', 'aged', 'measure_memory', 'measure_blocks', 'make_reference',
            'measure_transfer', 'measure_models', 'measure_auto', 'measure_howmany', 'measure_settings']
@@ -399,6 +399,11 @@ def command_for(name, seed, n_clusters, method, kw):
     return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + options(method, **kw) + (" --fast" if k and method == "scdeepcluster" else "")
 
 # %% ../nbs/06a_bench.ipynb #97429269
+def file_name(grid, run, method="scdeepcluster"): # data, seed, and what else the grid varies
+    "The name of the file of a run."
+    what = [run["data"], method.replace(":", ".")] if grid == "cluster" else [str(v).replace(" ", "_") for k, v in run.items() if k not in ("seed", "command")]
+    return f"{grid}-{'-'.join(what)}-s{run['seed']}.json"
+
 def run_cluster(
     data, # name of a data set, "embedded", or path of a file
     seed=0,
@@ -412,7 +417,7 @@ def run_cluster(
 )->dict: # the record, as it is in the file
     "One run in a process of its own, kept as `cluster-{data}-{model}-s{seed}.json`; a file that is there is read, not made again."
     folder, name = results_folder(results_dir), data if data in REGISTRY else stem(data)
-    file = folder/f"cluster-{name}-{method.replace(':', '.')}-s{seed}.json"
+    file = folder/file_name("cluster", dict(data=name, seed=seed), method)
     if file.exists() and not overwrite: return same_settings(json.loads(file.read_text()), file, n_clusters, kw)
     record = in_fresh_process(str(data), seed, n_clusters, method, label_key, kw)
     record["command"] = command or command_for(name, seed, n_clusters, method, kw)
@@ -465,12 +470,6 @@ def plan(
     runs = [r for r in runs if only is None or only in file_name(grid, r)]
     if not runs: raise InputError(f"grid {grid!r} has no run with {only!r} in the name of its file: such names are {file_name(grid, dict(use[0], seed=0))}")
     return runs
-
-# %% ../nbs/06a_bench.ipynb #d1f02670
-def file_name(grid, run, method="scdeepcluster"): # one of `plan`
-    "The name of the file of a run."
-    what = [run["data"], method.replace(":", ".")] if grid == "cluster" else [str(v).replace(" ", "_") for k, v in run.items() if k not in ("seed", "command")]
-    return f"{grid}-{'-'.join(what)}-s{run['seed']}.json"
 
 # %% ../nbs/06a_bench.ipynb #6e8d187e
 def run_grid(
@@ -555,7 +554,9 @@ def _kept(grid, params, work, file, command):
 
 
 @lru_cache
-def hash_of(name): return data_hash(open_data(name)[0])
+def hash_of(name):
+    "The hash of a named data set, once in a process."
+    return data_hash(open_data(name)[0])
 
 # %% ../nbs/06a_bench.ipynb #a7ef901d
 def needs(grid, params, work):

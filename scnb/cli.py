@@ -46,8 +46,11 @@ COMMAND, OPTIONS = [], {}        # what was typed; the options of its command, b
 def as_typed(text):
     "The same, with parameters as the command line has them: n_clusters=5 as --n-clusters 5."
     def flag(m):
-        yes, no = OPTIONS.get(m[1], ("", ""))
-        return m[0] if not yes else yes if m[2] == "True" else no or f"no {yes}" if m[2] == "False" else f"{yes} {m[2].strip(chr(39))}"
+        if m[1] not in OPTIONS: return m[0]
+        yes, no = OPTIONS[m[1]]
+        if m[2] == "True": return yes
+        if m[2] == "False": return no or f"no {yes}"
+        return f"{yes} {m[2].strip(chr(39))}"
     return re.sub(r"\b([a-z_]+)=('[^']*'|[\w.+-]*\w)", flag, text)
 
 def options_of(command):
@@ -849,11 +852,11 @@ def run_all(grid, runs, todo, records, results, method, bar):
     from tqdm.auto import tqdm
     from scnb import bench as b
     say = lambda text: tqdm.write(text, file=sys.stderr)
+    elsewhere = results is not None and results.resolve() != b.results_folder().resolve()
     for i, run in enumerate(runs, 1):
         name = b.file_name(grid, run, method)
         if name in todo: say(f"running {name} ({i} of {len(runs)})")
         record = next(records)
-        elsewhere = results is not None and results.resolve() != b.results_folder().resolve()
         what = ["made"] if name in todo else ["read from its file, not run", b.aged(record)]
         if elsewhere: what.append(b.beside_stored(record, name))
         say(f"{b.line(record)} ({'; '.join(filter(None, what))})")

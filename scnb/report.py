@@ -102,7 +102,9 @@ def in_short(
     said = [k + ("The number was given by the user." if run.k_given else "The number was estimated from the counts; no label was asked.")]
     agree = t.iloc[1, -1]
     said.append(f"PCA and k-means, the plain method, makes {'nearly the same' if agree > .8 else 'partly the same' if agree > .5 else 'rather different'} clusters (adjusted Rand index {agree:.2f}).")
-    if case.evidence is not None and case.evidence.table is not None: said[1:1] = [case.evidence.verdict()[0].partition(", ")[2].capitalize() or case.evidence.verdict()[0], *case.evidence.verdict()[1:2]]
+    if (e := case.evidence) is not None and e.table is not None:
+        sure, *more = e.verdict()
+        said[1:1] = [sure.partition(", ")[2].capitalize() or sure, *more[:1]]
     if case.labels is not None:
         own, best, which = t["ARI"].iloc[0], t["ARI"].iloc[1:].max(), t["ARI"].iloc[1:].idxmax()
         said.append(f"Against the labels in {brief(case.label_key)!r}, ARI is {own:.2f}; {which}, the better of the two baselines, reaches {best:.2f}" + (" and is ahead here." if best > own + .005 else "."))
@@ -379,7 +381,7 @@ def filled(
     others, stages, e = other_figures(case), stages_table(case), case.evidence
     at, m = places(case, seed), markers(case.adata, case.run.codes, case.run.counts.layer, n=MARKERS_KEPT)
     sure = parts(case.adata, case.run.codes, e, case.run.counts.layer) if e is not None and e.is_there else {}
-    return dict(map=at["PCA" if case.run.model is None else "scDeepCluster"][1], cautions=cautions(case), read=cells_of(what_was_read(case)), quality=quality(case), maps=maps(case, at), clusters=cells_of(clusters_table(case)), sure=bool(sure), weak=weak_cells(case, at), **sure, h="h3",
+    return dict(short=in_short(case), map=at["PCA" if case.run.model is None else "scDeepCluster"][1], cautions=cautions(case), read=cells_of(what_was_read(case)), quality=quality(case), maps=maps(case, at), clusters=cells_of(clusters_table(case)), sure=bool(sure), weak=weak_cells(case, at), **sure, h="h3",
                 markers=cells_of(markers_shown(m)), dots=figure("marker genes", "Dots: share of cells with a gene, and its mean expression, by cluster", dots(m)) if m.genes else None,
                 others={k: others.get(k) for k in ("confusion", "scores", "training")}, labelled=case.labels is not None, scores=cells_of(scores_table(case)),
                 denoising=None if case.denoising is None else denoising_shown(case.denoising), contrast=None if case.contrast is None else contrast_shown(case.contrast, case.run.codes, seed),
@@ -391,9 +393,9 @@ def render(
 )->str: # HTML
     "The page as text."
     from markupsafe import Markup
-    env = environment()
-    body = env.from_string(MACROS + BODY + TAIL + GUIDE).render(**(page or filled(case)))
-    return env.from_string(HEAD).render(name=case.name, css=Markup(STYLE), version=__version__, policy=policy(SORT), script=Markup(SORT), short=in_short(case), contents=contents(body), body=Markup(body))
+    env, page = environment(), page or filled(case)
+    body = env.from_string(MACROS + BODY + TAIL + GUIDE).render(**page)
+    return env.from_string(HEAD).render(name=case.name, css=Markup(STYLE), version=__version__, policy=policy(SORT), script=Markup(SORT), short=page["short"], contents=contents(body), body=Markup(body))
 
 # %% ../nbs/07_report.ipynb #32510ec8
 def plan_folder(out_dir, overwrite, input=None, h5ad=None, save=None):
@@ -408,7 +410,7 @@ def plan_folder(out_dir, overwrite, input=None, h5ad=None, save=None):
     if d.is_dir(): return out.add("page", d/"index.html").add("clusters", d/"clusters.csv")
     return out.add("-o", d, folder=True)
 
-def write_report(out, html, table, case=None, xy=None): # xy: the map of the cells, for the data
+def write_report(out, html, case, xy): # xy: the map of the cells, for the data
     "All files, together or not at all; the path of the page."
     with out:
         if "--save" in out.paths: case.run.model.save(out.part("--save"))
@@ -421,7 +423,7 @@ def write_report(out, html, table, case=None, xy=None): # xy: the map of the cel
         place = {"page": "index.html", "clusters": "clusters.csv"}
         part = {k: out.part("-o")/v if "-o" in out.paths else out.part(k) for k, v in place.items()}
         part["page"].write_text(html, encoding="utf-8")
-        table.to_csv(part["clusters"], index=False, lineterminator="\n")
+        case.run.table(case.adata.obs_names).to_csv(part["clusters"], index=False, lineterminator="\n")
     return out.paths["-o"]/"index.html" if "-o" in out.paths else out.paths["page"]
 
 # %% ../nbs/07_report.ipynb #8237ad95
@@ -487,9 +489,9 @@ def make_report(
     flags = given_flags(label_key=label_key, condition_key=condition_key, control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose, allow_non_integer=allow_non_integer, max_epochs=fit.get("max_epochs"), fast=fit.get("fast"), n_top_genes=n_top_genes)
     command = typed("report", file, flags, "-o", Path(out_dir).resolve().name) if adata_or_path is None or file else in_python(flags)
     case = Case(name, adata, run, labels, label_key if labels is None or label_key else "cell_type", command, **further_sections(adata, run, model, layer, seed, fit), file=file, flags=flags)
-    record = dict(data=stem(path) if path else name, command=case.command, summary=in_short(case)) | run.metrics(labels) | said_of(case)
     page = filled(case, seed)
-    return write_report(out, render(case, page), run.table(adata.obs_names), case, page["map"]), record
+    record = dict(data=stem(path) if path else name, command=case.command, summary=page["short"]) | run.metrics(labels) | said_of(case)
+    return write_report(out, render(case, page), case, page["map"]), record
 
 # %% ../nbs/07_report.ipynb #aff44d96
 def build_report(

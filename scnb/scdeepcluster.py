@@ -194,10 +194,12 @@ def _pretrain(self:ScDeepCluster, module, fit:Fit): # -> the generator of the no
     return noise
 
 @patch
-def _n_refits(self:ScDeepCluster): return self.refits if self.refits is not None else 0 if self.n_clusters else 5
+def _n_refits(self:ScDeepCluster):
+    "How many networks are trained anew."
+    return self.refits if self.refits is not None else 0 if self.n_clusters else 5
 
 @patch
-def _plan(self:ScDeepCluster, fit)->list: # of texts
+def _plan(self:ScDeepCluster)->list: # of texts
     "What a fit does, in the order of doing."
     n, tuned = self._n_refits(), self.finetune_epochs > 0 and self.stage != "pretrain"
     refits = [f"refits ({n} networks anew, the longest part)"] if n else [] if self.n_clusters else ["refits (by PCA)"]
@@ -208,7 +210,7 @@ def _plan(self:ScDeepCluster, fit)->list: # of texts
 def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     "Pretrain, find or take the number of clusters, fine-tune, choose."
     seed, device = fit.settings.seed, fit.fabric.device
-    if fit.fabric.is_global_zero: steps.info("in turn: %s", ", ".join(self._plan(fit)))
+    if fit.fabric.is_global_zero: steps.info("in turn: %s", ", ".join(self._plan()))
     noise = self._pretrain(module, fit)
     judged = evenly(len(fit.cells), MOST)
     space = judge_space(log_normalised(fit, fit.cells[judged]), seed=child_seed(seed, "judge"))     # belongs to neither stage
@@ -232,7 +234,6 @@ class Stage1(ScDeepCluster):
     "The denoising autoencoder alone: a latent code, no clusters."
     _fitted_arrays = _fitted_json = ()
     def _preprocessing(self, adata): return dict(library_key="library")
-    def _epochs(self, n_cells, batch_size): return epochs_of(STEPS_REFIT, n_cells, batch_size)
     def _fit(self, module, fit):
         self._pretrain(module, fit)
         return {}
@@ -241,12 +242,12 @@ def latent_anew(kept, seed, params, names, library, **settings): # -> (cells, la
     "The latent code of a network trained on these counts from a new start, on one thread."
     import anndata
     some = anndata.AnnData(kept.astype(np.float32), obs=pd.DataFrame(dict(library=library), index=names), var=pd.DataFrame(index=[f"g{j}" for j in range(kept.shape[1])]))
-    threads = torch.get_num_threads()
+    threads, silent = torch.get_num_threads(), steps.disabled
     torch.set_num_threads(1)
     steps.disabled = True                                   # the refits are one step of the fit around them
     try: return Stage1(**params).fit(some, seed=seed % 2**31, progress=False, **settings).transform(some)
     finally:
-        steps.disabled = False
+        steps.disabled = silent
         torch.set_num_threads(threads)
 
 def side_by_side(cpu:bool, progress:bool): # -> something like `map`
