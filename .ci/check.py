@@ -2,12 +2,13 @@
 
     python .ci/check.py [--flags slow,net] [--jobs 2] [--threads 1] [PAGE ...]
 
-Each page runs in a fresh kernel with nbs/ as its working folder; nothing it prints is stored. Cells that carry a test flag
-(`tst_flags` in settings.ini) run only when all their flags are on; `real` is on when $SCNB_DATA names a folder with data, `browser` where Chromium is on the path.
+Each page runs in a fresh kernel with the page's folder as its working folder; nothing it prints is
+stored. Cells that carry a test flag (`tst_flags` in settings.ini) run only when all their flags are on; `real` is on when $SCNB_DATA names a folder with data, `browser` where Chromium is on the path.
 Each page's line says how long it took; the last line counts pages, asserting cells and project checks. With PAGEs named, only these run.
 """
 import argparse
 import ast
+import importlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +33,45 @@ EXPORT = {"export", "exports", "exporti"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")             # cells flagged `browser` look for these
 
 
+LEFT = {"__pycache__", "_proc", "_docs"}                                 # folders that tools leave
+
+
+def under(folder, kind="*"):
+    "Files below `folder`, as paths from it, without hidden ones and what tools leave."
+    found = (p.relative_to(folder) for p in folder.rglob(kind) if p.is_file())
+    hidden = lambda p: LEFT & set(p.parts) or any(w[0] == "." for w in p.parts)
+    return sorted(p for p in found if not hidden(p))
+
+
+def sidebar():
+    "The pages that the sidebar lists, as paths from nbs/, in its order."
+    import yaml
+    site = yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8"))
+    def walk(items):
+        for item in items:
+            if isinstance(item, str): yield item
+            else:
+                if "href" in item: yield item["href"]
+                yield from walk(item.get("contents", []))
+    found = walk(site["website"]["sidebar"]["contents"])
+    return [name for name in found if name.endswith(".ipynb")]
+
+
 def pages():
-    "The notebooks of the project, in reading order."
-    return sorted((p for p in NBS.glob("*.ipynb") if p.name[0] not in "._"), key=lambda p: (p.stem == "index", p.name))
+    "The notebooks of the project: in the sidebar's order, then by path those that it lacks."
+    place = {name: n for n, name in reversed([*enumerate(sidebar())])}
+    found = [p.as_posix() for p in under(NBS, "*.ipynb")]
+    return [NBS/p for p in sorted(found, key=lambda p: (place.get(p, len(place)), p))]
+
+
+def label(path): return f"nbs/{path.relative_to(NBS).as_posix()}"
+
+
+def module_of(path):
+    "The file that a page's code is exported to, as a path from the package's folder, or None."
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for words in directives(source(cell)) if cell["cell_type"] == "code" else ():
+            if words[0] == "default_exp": return Path(*words[1].split(".")).with_suffix(".py")
 
 
 # ---------------------------------------------------------------- cells
@@ -78,7 +116,7 @@ def run_page(path, on, timeout):
     here = Path(tempfile.mkdtemp(prefix="k", dir=os.environ.get("SCNB_CHECK_TMP")))
     km = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(here/"s"), connection_file=str(here/"c.json"))     # sockets by file: no port to race for
     client = NotebookClient(nb, km=km, timeout=timeout, resources={"metadata": {"path": str(path.parent)}})
-    told = dict(page=path.name, asserting=0, passed=0, skipped={}, error=None)
+    told = dict(page=label(path), asserting=0, passed=0, skipped={}, error=None)
     run = []
     for number, cell in enumerate(nb.cells):
         if cell.cell_type != "code" or not cell.source.strip(): continue
@@ -118,7 +156,7 @@ def _start(path, on, args):
                          stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(args.threads))
     try: return json.loads(out.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        return dict(page=path.name, asserting=0, passed=0, skipped={}, error=dict(cell=0, of=0, id="", source="", message=out.stderr[-3000:] or "the runner ended without a word"))
+        return dict(page=label(path), asserting=0, passed=0, skipped={}, error=dict(cell=0, of=0, id="", source="", message=out.stderr[-3000:] or "the runner ended without a word"))
 
 
 def environment(threads):
@@ -134,7 +172,7 @@ def environment(threads):
 def report(told):
     "One line for a page that passed; the cell, its source and its error for one that did not."
     skipped = ", ".join(f"{n} {what}" for what, n in sorted(told["skipped"].items()))
-    print(f"{'FAIL' if told['error'] else 'ok  '} {told['page']:28s} {told['passed']:3d} of {told['asserting']} asserting cells, {told['seconds']:4.0f} s" + (f"; not run: {skipped}" if skipped else ""), flush=True)
+    print(f"{'FAIL' if told['error'] else 'ok  '} {told['page']:36s} {told['passed']:3d} of {told['asserting']} asserting cells, {told['seconds']:4.0f} s" + (f"; not run: {skipped}" if skipped else ""), flush=True)
     if not (e := told["error"]): return
     left = told["asserting"] - told["passed"] - asserts(e["source"])
     print(f"     cell {e['cell']} of {e['of']} (id {e['id']})" + (f"; {left} asserting cells after it were not reached and count as failed" if left else ""))
@@ -143,14 +181,39 @@ def report(told):
 
 
 # ---------------------------------------------------------------- the project as a whole: each check yields what is wrong
+CHECKS, QUICK = [], []       # in order; the quick ones run for pages named on the command line too
+
+
+def project(f):
+    "Marks a check of the project as a whole."
+    CHECKS.append(f)
+    return f
+
+
+def quick(f):
+    "Marks one that takes no time and says which page it is about."
+    QUICK.append(f)
+    return project(f)
+
+
+def beside(name):
+    "The module `name` of this folder."
+    if (here := str(Path(__file__).resolve().parent)) not in sys.path: sys.path.insert(0, here)
+    return importlib.import_module(name)
+
+
+SETUP = ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md",
+         "constraints.txt")
+
+
 def copied(to):
-    "A copy of what nbdev reads and writes, so that a check touches nothing here."
+    "A copy of what nbdev and a build read and write, so that a check touches nothing here."
     to = Path(to).resolve()
-    for name in ("settings.ini", "setup.py", "pyproject.toml"): shutil.copy2(ROOT/name, to/name)
-    for folder, kinds in ((NBS, ("*.ipynb",)), (LIB, ("*.py",))):
-        (to/folder.name).mkdir()
-        for kind in kinds:
-            for f in folder.glob(kind): shutil.copy2(f, to/folder.name/f.name)
+    files = [ROOT/name for name in SETUP] + pages() + [LIB/f for f in under(LIB)]
+    for f in files:
+        place = to/f.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(f, place)
     return to
 
 
@@ -165,12 +228,26 @@ def nbdev(command, folder, path=None):
     return [f"{command[1]}: {(out.stderr or out.stdout).strip()[-500:]}"] if out.returncode or "Failed to" in out.stderr else []
 
 
-def differing(a, b, kind):
-    "Names of the files that are not byte for byte the same in both folders."
-    names = {p.name for folder in (a, b) for p in folder.glob(kind)}
-    return sorted(n for n in names if not ((a/n).exists() and (b/n).exists() and (a/n).read_bytes() == (b/n).read_bytes()))
+def differing(a, b, kind="*"):
+    "The files that are not byte for byte the same in both folders."
+    names = {p for folder in (a, b) for p in under(folder, kind)}
+    same = lambda p: (a/p).exists() and (b/p).exists() and (a/p).read_bytes() == (b/p).read_bytes()
+    return sorted(p.as_posix() for p in names if not same(p))
 
 
+@quick
+def every_tracked_page_is_checked():
+    "No page that git holds escapes these checks."
+    if not (ROOT/".git").exists() or not shutil.which("git"): return
+    command = ["git", "ls-files", "-z", "nbs/*.ipynb", "nbs/**.ipynb"]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if out.returncode: yield f"git ls-files: {out.stderr.strip()[-200:]}"
+    tracked = set(filter(None, out.stdout.split("\0")))
+    for name in sorted(tracked - {label(p) for p in pages()}):
+        yield f"{name} is in git, but not among the pages checked"
+
+
+@project
 def clean_changes_nothing():
     with tempfile.TemporaryDirectory() as tmp:
         to = copied(tmp)
@@ -178,26 +255,29 @@ def clean_changes_nothing():
         for name in differing(NBS, to/NBS.name, "*.ipynb"): yield f"nbs/{name} is not clean: run nbdev_clean"
 
 
+@project
 def export_changes_nothing():
     with tempfile.TemporaryDirectory() as tmp:
         to = copied(tmp)
         yield from nbdev(("doclinks", "nbdev_export"), to)
-        for name in differing(LIB, to/LIB.name, "*.py"): yield f"{LIB.name}/{name} is not what the pages export: run nbdev_export"
+        for name in differing(LIB, to/LIB.name):
+            yield f"{LIB.name}/{name} is not what the pages export: run nbdev_export"
 
 
+@quick
 def every_module_has_a_page():
     with tempfile.TemporaryDirectory() as tmp:
         to = copied(tmp)
-        for f in (to/LIB.name).glob("*.py"):
-            if f.name != "__init__.py": f.unlink()
+        modules = [f for f in under(LIB, "*.py") if f.name != "__init__.py"]
+        for f in modules: (to/LIB.name/f).unlink()
         yield from nbdev(("doclinks", "nbdev_export"), to)
-        for f in sorted(LIB.glob("*.py")):
-            if not (to/LIB.name/f.name).exists(): yield f"{LIB.name}/{f.name}: no page exports it"
+        for f in modules:
+            if not (to/LIB.name/f).exists(): yield f"{LIB.name}/{f.as_posix()}: no page exports it"
 
 
+@project
 def readme_is_up_to_date():
-    sys.path.insert(0, str(Path(__file__).parent))
-    import readme
+    readme = beside("readme")
     here = ROOT/"README.md"
     if not here.exists(): yield "README.md is missing: run make readme"
     elif here.read_text(encoding="utf-8") != readme.render(): yield "README.md is not what nbs/index.ipynb gives: run make readme"
@@ -207,12 +287,13 @@ TRACE = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|tmp|opt|usr/(?:lib|loc
 IMAGES = {"image/png", "image/jpeg"}
 
 
+@quick
 def stored_outputs_are_clean():
     "No machine path, traceback, warning, progress bar or widget in what is stored."
     for path in pages():
         for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
             for o in cell.get("outputs", []):
-                where, data = f"nbs/{path.name}, cell {number}", o.get("data", {})
+                where, data = f"{label(path)}, cell {number}", o.get("data", {})
                 text = "\n".join(["".join(o.get("text", [])), *("".join(v) if isinstance(v, list) else str(v) for k, v in data.items() if k not in IMAGES)])
                 if o["output_type"] == "error": yield f"{where}: a stored error, {o.get('ename')}"
                 elif m := TRACE.search(text): yield f"{where}: {m[0][:80]!r} in the stored output"
@@ -220,63 +301,83 @@ def stored_outputs_are_clean():
                 elif any("widget" in k for k in data): yield f"{where}: a stored widget"
 
 
+@quick
 def sources_name_no_machine_path():
-    for path in [*pages(), *sorted(LIB.glob("*.py"))]:
+    for path in [*pages(), *(LIB/f for f in under(LIB))]:
         texts = [source(c) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]] if path.suffix == ".ipynb" else [path.read_text(encoding="utf-8")]
         for text in texts:
             if m := re.search(r"(?<![\w.:/])/(?:root|home|Users|work)/[\w.\-/]+", text): yield f"{path.relative_to(ROOT)}: {m[0]}"
 
 
+@quick
 def pages_are_small():
     for path in pages():
-        if (size := path.stat().st_size) > 1_000_000: yield f"nbs/{path.name}: {size/1e6:.1f} MB as stored; keep it under 1 MB"
+        if (size := path.stat().st_size) > 1_000_000: yield f"{label(path)}: {size/1e6:.1f} MB as stored; keep it under 1 MB"
 
 
-def sidebar():
-    import yaml
-    found = yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
-    def walk(items):
-        for item in items:
-            if isinstance(item, str): yield item
-            elif "href" in item: yield item["href"]
-            else: yield from walk(item["contents"])
-    return list(walk(found))
-
-
+@quick
 def sidebar_lists_every_page():
-    listed, here = sidebar(), [p.name for p in pages()]
+    listed, here = sidebar(), [p.relative_to(NBS).as_posix() for p in pages()]
     for name in listed:
         if name not in here: yield f"_quarto.yml lists {name}, which does not exist"
     for name in here:
         if name not in listed: yield f"nbs/{name} is not in the sidebar of _quarto.yml"
         if listed.count(name) > 1: yield f"nbs/{name} is in the sidebar of _quarto.yml {listed.count(name)} times"
-    stems = [re.sub(r"^\d+[a-zA-Z0-9]*_", "", n.lower()) for n in here]                # a page's address drops its number
-    for stem in sorted({s for s in stems if stems.count(s) > 1}): yield f"two pages share the address {stem}"
+    stems = {}
+    for name in here:                                         # a page's address drops its number
+        stem = re.sub(r"^\d+[a-zA-Z0-9]*_", "", Path(name).stem.lower())
+        stems.setdefault(stem, []).append(f"nbs/{name}")
+    for stem, names in sorted(stems.items()):
+        if len(names) > 1: yield f"{' and '.join(names)} share the address {stem}"
 
 
 def imports(path):
-    "Top-level names and scnb modules that a module imports, anywhere in it."
+    "Dotted names of all that a module imports, anywhere in it; relative ones as they are resolved."
+    package = [LIB.name, *path.relative_to(LIB).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import): yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, [LIB.name if node.level else "", node.module]))
+            above = package[:len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
             yield base
-            if base == LIB.name: yield from (f"{base}.{a.name}" for a in node.names)
+            yield from (f"{base}.{a.name}" for a in node.names)    # a module, or what is in it
 
 
-def reading_order_is_import_order():
-    "Exported code imports only from earlier pages; `losses` may reach for `kernels`."
-    order = []
-    for path in pages():
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            order += [w[1].replace(".", "/") for w in directives(source(cell)) if w[0] == "default_exp"] if cell["cell_type"] == "code" else []
-    for n, module in enumerate(order):
-        if not (LIB/f"{module}.py").exists(): continue
-        for name in imports(LIB/f"{module}.py"):
-            other = name.removeprefix(f"{LIB.name}.").split(".")[0] if name.startswith(f"{LIB.name}.") else None
-            if other in order[n + 1:] and (module, other) != ("losses", "kernels"): yield f"{module} imports {other}, which is a later page"
+def import_graph():
+    "module -> modules of the package that it imports: {'studies.gan': {'data', 'cscgan'}}."
+    dotted = lambda f: ".".join([LIB.name, *f.with_suffix("").parts]).removesuffix(".__init__")
+    files = {dotted(f): LIB/f for f in under(LIB, "*.py")}
+    files = {n: f for n, f in files.items() if n not in (LIB.name, f"{LIB.name}._modidx")}
+    graph = {}
+    for module, file in files.items():
+        found = set()
+        for name in imports(file):
+            while name and name not in files: name = name.rpartition(".")[0]       # to a module
+            if name and name != module: found.add(name.removeprefix(f"{LIB.name}."))
+        graph[module.removeprefix(f"{LIB.name}.")] = found
+    return graph
 
 
+@quick
+def layers_hold():
+    "A module imports only what stands before it in .ci/layers.txt, and nothing in a circle."
+    lines = (ROOT/".ci"/"layers.txt").read_text(encoding="utf-8").splitlines()
+    order = " ".join(l.split("#")[0] for l in lines).split()
+    place = {name: n for n, name in enumerate(order)}
+    if len(place) < len(order): yield ".ci/layers.txt names a module twice"
+    graph = import_graph()
+    rank = lambda module: place.get(module, place.get(module.split(".")[0]))
+    file = lambda module: f"{LIB.name}/{module.replace('.', '/')}.py"
+    for module, others in sorted(graph.items()):
+        if rank(module) is None: yield f"{file(module)} is in no layer of .ci/layers.txt"
+        for other in sorted(others):
+            if None not in (rank(module), rank(other)) and rank(other) > rank(module):
+                yield f"{file(module)} imports {other}, which stands after it in .ci/layers.txt"
+    try: TopologicalSorter(graph).prepare()
+    except CycleError as e: yield f"imports go in a circle: {' <- '.join(map(file, e.args[1]))}"
+
+
+@quick
 def imports_stay_in_cells_of_their_own():
     "A docs build runs every cell that imports something, and only those: anything else in such a cell would run without what it needs."
     for path in pages():
@@ -286,9 +387,10 @@ def imports_stay_in_cells_of_their_own():
             except SyntaxError: continue
             here = (ast.Import, ast.ImportFrom)
             if any(isinstance(n, here) for n in ast.walk(tree)) and not all(isinstance(n, here) for n in tree.body):
-                yield f"nbs/{path.name}, cell {number}: an import beside other code, {next(l for l in source(cell).splitlines() if 'import' in l).strip()!r}"
+                yield f"{label(path)}, cell {number}: an import beside other code, {next(l for l in source(cell).splitlines() if 'import' in l).strip()!r}"
 
 
+@project
 def site_builds_up_to_quarto():
     "What nbdev does before it calls Quarto, in a copy, with a stand-in for Quarto on the PATH."
     with tempfile.TemporaryDirectory() as tmp, tempfile.TemporaryDirectory() as bin:
@@ -298,7 +400,8 @@ def site_builds_up_to_quarto():
         (Path(bin)/"quarto").chmod(0o755)
         yield from nbdev(("quarto", "nbdev_proc_nbs"), to, path=bin)
         for p in pages():
-            if not (to/"_proc"/p.name).exists(): yield f"nbs/{p.name} did not make it into the site"
+            if not (to/"_proc"/p.relative_to(NBS)).exists():
+                yield f"{label(p)} did not make it into the site"
 
 
 # What _quarto.yml may hold, a part of what Quarto documents: quarto.org/docs/reference/projects/websites.html (website, navbar, sidebar, their items)
@@ -327,6 +430,7 @@ def unknown_keys(value, known, where=""):
             else: yield from unknown_keys(v, known[k], f"{where}{k}.")
 
 
+@project
 def site_has_known_keys():
     import yaml
     for key in unknown_keys(yaml.safe_load((ROOT/"_quarto.yml").read_text(encoding="utf-8")), QUARTO_KEYS): yield f"_quarto.yml: {key} is not among the keys that QUARTO_KEYS in .ci/check.py takes from Quarto's reference"
@@ -345,11 +449,12 @@ def unfenced(text):
     return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "`code`", re.sub(r"^(`{3,}|~{3,}).*?^\1[ \t]*$", "", text, flags=re.M | re.S), flags=re.S)
 
 
+@quick
 def titles_stand_alone():
     "nbdev takes the whole first cell for the site's title and subtitle: what else stands in it is lost."
     for path in pages():
         first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
-        if first["cell_type"] != "markdown" or not re.fullmatch(r"# \S.*\n+> \S.*\n*", source(first)): yield f"nbs/{path.name}: the first cell must hold the title (#) and one line below it (>), and nothing else, or the site leaves it out"
+        if first["cell_type"] != "markdown" or not re.fullmatch(r"# \S.*\n+> \S.*\n*", source(first)): yield f"{label(path)}: the first cell must hold the title (#) and one line below it (>), and nothing else, or the site leaves it out"
 
 
 def heading_ids(path):
@@ -368,6 +473,7 @@ def heading_ids(path):
     return ids
 
 
+@quick
 def links_lead_somewhere():
     "Relative links and images of the pages, the README and _quarto.yml; a link into a page must hit a heading."
     def check(where, target, base):
@@ -376,7 +482,7 @@ def links_lead_somewhere():
         to = (base/file).resolve() if file else where[1]
         if not to.exists(): yield f"{where[0]}: {target} leads nowhere"
         elif anchor and to.suffix == ".ipynb" and anchor not in heading_ids(to): yield f"{where[0]}: {target}: no heading there has this name"
-    texts = [(f"nbs/{p.name}, cell {n}", p, text) for p in pages() for n, text in markdown(p)]
+    texts = [(f"{label(p)}, cell {n}", p, text) for p in pages() for n, text in markdown(p)]
     if (ROOT/"README.md").exists(): texts.append(("README.md", ROOT/"README.md", (ROOT/"README.md").read_text(encoding="utf-8")))
     for name, path, text in texts:
         found = re.findall(r"\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)", unfenced(text)) + re.findall(r"<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"", unfenced(text))
@@ -386,20 +492,23 @@ def links_lead_somewhere():
     for name in re.findall(r"href:\s*(\S+)", (ROOT/"_quarto.yml").read_text(encoding="utf-8")): yield from check(("_quarto.yml", ROOT/"_quarto.yml"), name, NBS)
 
 
+@quick
 def diagrams_have_alternative_text():
     for path in pages():
         for number, text in markdown(path):
             for block in re.findall(r"^```\{mermaid\}\n(.*?)^```", text, flags=re.M | re.S):
-                if not re.match(r"%%\|\s*fig-alt:\s*\"[^\"\n]{30,}\"\s*\n", block): yield f"nbs/{path.name}, cell {number}: the diagram's first line must be its alternative text, %%| fig-alt: \"...\", in a sentence or two"
+                if not re.match(r"%%\|\s*fig-alt:\s*\"[^\"\n]{30,}\"\s*\n", block): yield f"{label(path)}, cell {number}: the diagram's first line must be its alternative text, %%| fig-alt: \"...\", in a sentence or two"
 
 
+@quick
 def figures_have_alternative_text():
     for path in pages():
         for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
             pictured = any(kind.startswith("image/") for o in cell.get("outputs", []) for kind in o.get("data", {}))
-            if pictured and not re.search(r'^#\| fig-alt: "[^"\n]{30,}"$', source(cell), flags=re.M): yield f'nbs/{path.name}, cell {number}: a cell that shows a figure begins with #| fig-alt: "..."; what is to be seen, in a sentence or two'
+            if pictured and not re.search(r'^#\| fig-alt: "[^"\n]{30,}"$', source(cell), flags=re.M): yield f'{label(path)}, cell {number}: a cell that shows a figure begins with #| fig-alt: "..."; what is to be seen, in a sentence or two'
 
 
+@quick
 def markdown_reads_the_same_everywhere():
     "What Jupyter shows as a list, a table or a word in angle brackets, and Pandoc does not."
     item = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+\S")
@@ -407,7 +516,7 @@ def markdown_reads_the_same_everywhere():
         for number, text in markdown(path):
             lines = [""] + unfenced(text).splitlines()
             for before, line in zip(lines, lines[1:]):
-                where = f"nbs/{path.name}, cell {number}: {line.strip()[:60]!r}"
+                where = f"{label(path)}, cell {number}: {line.strip()[:60]!r}"
                 if item.match(line) and before.strip() and not item.match(before) and not before.startswith((" ", "\t")): yield f"{where}: a list needs an empty line before it"
                 if line.startswith("|") and before.strip() and not before.startswith("|"): yield f"{where}: a table needs an empty line before it"
                 if m := re.search(r"<(?!!--|/?(?:br|img|a|sub|sup|details|summary|kbd|small|https?:)\b)[a-zA-Z]\w*>", line): yield f"{where}: {m[0]} would be taken for HTML"
@@ -445,16 +554,39 @@ def symbol_rows(path):
                 for n, s in enumerate(symbols): yield letter(s), (parts[n] if len(symbols) > 1 and len(parts) >= len(symbols) else cells[1]), cells[1], number
 
 
+# A letter of the tables, what shows that a formula gives it another meaning, what to write instead.
+CLASHES = [
+    (r"\lambda", r"\bPois(?:son)?\}?\s*(?:\\left)?\s*\(\s*\\lambda", r"a Poisson's rate is \mu"),
+    ("G", r"\$G\$ (?:groups|sets)\b|\b(?:groups|sets) \$G\$", "a norm's number of groups is R"),
+    (r"\gamma", r"\\gamma_\{?u\b|\\gamma\s*(?:\\odot|\\hat|\\frac\{x)", "a norm's scale is a"),
+]
+
+
+def own_letters(path): return any("letters of this page only" in text for _, text in markdown(path))
+
+
+@quick
 def letters_agree_over_pages():
-    "The first page to use a letter gives it its meaning; another must mean the same, or say what it does not mean: `group (not the median library size)`."
+    "One letter, one meaning: the first page to list it gives it; tables and formulas keep to it."
     owner = {}
     for path in pages():
         for name, meaning, whole, number in symbol_rows(path):
-            first, words = owner.setdefault(name, (path.name, words_of(meaning)))
-            if first != path.name and not all(w.rstrip("s") in whole.lower() for w in words):
-                yield f"nbs/{path.name}, cell {number}: ${name}$ is {whole!r}, but on {first} {' '.join(words)!r}; use that word, or say \"(not the {' '.join(words)})\""
+            first, words = owner.setdefault(name, (path.stem, words_of(meaning)))
+            said = f"{label(path)}, cell {number}: ${name}$ is {whole!r}"
+            if "(not the " in whole: yield f"{said}: without the note, or with another letter"
+            elif first != path.stem and not all(w.rstrip("s") in whole.lower() for w in words):
+                yield f"{said}, but on {first} {' '.join(words)!r}; use that, or another letter"
+    clashes = [clash for clash in CLASHES if clash[0] in owner]
+    for path in [p for p in pages() if not own_letters(p)]:
+        for number, text in markdown(path):
+            for name, pattern, instead in clashes:
+                if not (m := re.search(pattern, text)): continue
+                first, words = owner[name]
+                said = f"{label(path)}, cell {number}: {m[0]!r}"
+                yield f"{said}, but ${name}$ is {' '.join(words)!r} on {first}; {instead}"
 
 
+@project
 def citation_is_valid():
     import yaml
     cff = yaml.safe_load((ROOT/"CITATION.cff").read_text(encoding="utf-8"))
@@ -467,13 +599,16 @@ def citation_is_valid():
     if cff.get("repository-code") != CFG["git_url"] or cff.get("url") != CFG["doc_host"] + CFG["doc_baseurl"]: yield "CITATION.cff names other addresses than settings.ini"
 
 
+@project
 def runtime_needs_no_tools():
     "The package imports nothing that only the development set brings."
     tools = {"nbdev", "execnb", "ghapi", "fastgit", "IPython", "ipykernel", "jupyter_client", "nbformat", "nbconvert", "nbclient", "hypothesis", "pytest"}
-    for path in sorted(LIB.glob("*.py")):
-        for name in sorted({n.split(".")[0] for n in imports(path)} & tools): yield f"{LIB.name}/{path.name} imports {name}"
+    for f in under(LIB, "*.py"):
+        for name in sorted({n.split(".")[0] for n in imports(LIB/f)} & tools):
+            yield f"{LIB.name}/{f.as_posix()} imports {name}"
 
 
+@project
 def help_is_light():
     "`scnb --help` works and imports neither torch nor scanpy."
     code = """import sys
@@ -495,23 +630,28 @@ assert not heavy, f"scnb --help imports {', '.join(heavy)}"
         elif not want and "cluster" not in out.stdout: yield "scnb --help does not mention cluster"
 
 
+@quick
 def pages_have_outputs():
     for p in pages():
         code = [c for c in json.loads(p.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
-        if code and not any(c["outputs"] for c in code): yield f"nbs/{p.name} has no stored output: jupyter nbconvert --to notebook --execute --inplace nbs/{p.name} stores them"
+        if code and not any(c["outputs"] for c in code): yield f"{label(p)} has no stored output: jupyter nbconvert --to notebook --execute --inplace {label(p)} stores them"
 
 
+@quick
 def index_names_every_page():
     index = "".join(source(c) for c in json.loads((NBS/"index.ipynb").read_text(encoding="utf-8"))["cells"])
     for p in pages():
-        if p.name != "index.ipynb" and f"({p.name}" not in index: yield f"nbs/{p.name} has no row in the table of nbs/index.ipynb"
+        if p != NBS/"index.ipynb" and f"({p.relative_to(NBS).as_posix()}" not in index:
+            yield f"{label(p)} has no row in the table of nbs/index.ipynb"
 
 
+@project
 def one_version():
     text = (LIB/"__init__.py").read_text(encoding="utf-8").strip()
     if text != f'__version__ = "{CFG["version"]}"': yield f"scnb/__init__.py holds {text!r}; settings.ini says {CFG['version']}"
 
 
+@project
 def constraints_pin_everything():
     lines = [l.strip() for l in (ROOT/"constraints.txt").read_text().splitlines() if l.strip() and l[0] != "#"]
     norm = lambda s: re.sub(r"[-_.]+", "-", s).lower()
@@ -523,19 +663,87 @@ def constraints_pin_everything():
             if norm(re.split(r"[<>=!~\[]", r)[0]) not in pins: yield f"constraints.txt does not pin {r} ({key})"
 
 
-CHECKS = [clean_changes_nothing, export_changes_nothing, every_module_has_a_page, readme_is_up_to_date, stored_outputs_are_clean, pages_have_outputs,
-          sources_name_no_machine_path, pages_are_small, sidebar_lists_every_page, index_names_every_page, reading_order_is_import_order, imports_stay_in_cells_of_their_own,
-          site_builds_up_to_quarto, site_has_known_keys, titles_stand_alone, links_lead_somewhere, diagrams_have_alternative_text, figures_have_alternative_text, markdown_reads_the_same_everywhere,
-          letters_agree_over_pages, citation_is_valid, runtime_needs_no_tools, help_is_light, one_version, constraints_pin_everything]
+def stored_counts(): return json.loads((ROOT/".ci"/"counts.json").read_text(encoding="utf-8"))
 
 
-# Those that take no time, for pages named on the command line.
-QUICK = [every_module_has_a_page, stored_outputs_are_clean, pages_have_outputs, sources_name_no_machine_path, pages_are_small, sidebar_lists_every_page, index_names_every_page, reading_order_is_import_order,
-         imports_stay_in_cells_of_their_own, titles_stand_alone, links_lead_somewhere, diagrams_have_alternative_text, figures_have_alternative_text, markdown_reads_the_same_everywhere, letters_agree_over_pages]
+@project
+def no_count_gets_worse():
+    "No count of .ci/house.py is worse than the stored one; `house.py --update` stores better ones."
+    yield from beside("house").worse(stored_counts())
+
+
+@project
+def public_names_are_used():
+    "Names in `__all__` that only their own module and page use: they may not get more."
+    unused, stored = beside("house").unused_names(), stored_counts()["public_names_unused"]
+    if len(unused) > stored:
+        yield f"{len(unused)} names are used nowhere else, {stored} were: {', '.join(unused)}"
+
+
+def run_away(command, cwd, path):
+    "Runs Python in `cwd`, `path` first on its path; what it printed, and what went wrong."
+    env = {**environment(1), "PYTHONPATH": str(path)}
+    env.pop("SCNB_DATA", None)
+    out = subprocess.run([sys.executable, *command], cwd=cwd, stdin=subprocess.DEVNULL,
+                         capture_output=True, text=True, env=env)
+    failed = f"{' '.join(command)[:100]}: exit {out.returncode}: {out.stderr.strip()[-400:]}"
+    return out.stdout, [failed] if out.returncode else []
+
+
+COMMANDS = """import scnb, typer
+from scnb.cli import app
+def walk(group, path=()):
+    for name, command in group.commands.items():
+        print(*path, name)
+        if hasattr(command, "commands"): walk(command, (*path, name))
+print(scnb.__file__)
+walk(typer.main.get_command(app))
+"""
+
+
+@project
+def wheel_is_whole():
+    "A wheel installed far from this folder has every file of the package, and its commands work."
+    with tempfile.TemporaryDirectory() as tmp:
+        names = ("source", "wheels", "target", "away")
+        source, wheels, target, away = (Path(tmp).resolve()/name for name in names)
+        for folder in (source, wheels, away): folder.mkdir()
+        copied(source)
+        pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+        build = ["wheel", "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
+        install = ["install", "--target", str(target), "--find-links", str(wheels), LIB.name]
+        for command in (build, install):
+            _, wrong = run_away([*pip, *command, "--no-deps", "--no-index"], away, "")
+            yield from wrong
+            if wrong: return
+        for f in under(LIB):
+            if not (target/LIB.name/f).exists():
+                yield f"{LIB.name}/{f.as_posix()} is not in the wheel"
+        found, wrong = run_away(["-c", COMMANDS], away, target)
+        yield from wrong
+        place, *commands = found.splitlines() or [""]
+        if Path(place).parent != target/LIB.name: yield f"{place!r} was imported, not the wheel's"
+        cli = ["-m", f"{LIB.name}.cli"]
+        for command in ("", *commands):
+            yield from run_away([*cli, *command.split(), "--help"], away, target)[1]
+        cells = "from scnb.data import simulate; simulate(150, 100).write_h5ad('cells.h5ad')"
+        report = "report cells.h5ad -o report --label-key group --fast --max-epochs 2".split()
+        for command in (["-c", cells], [*cli, *report]):
+            yield from run_away(command, away, target)[1]
+        if not (away/"report"/"index.html").exists(): yield "scnb report wrote no index.html"
+
+
+@project
+def old_models_load():
+    "Models in nbs/fixtures that earlier versions saved load, and say what they said."
+    command = [sys.executable, str(Path(__file__).resolve().parent/"old_models.py")]
+    out = subprocess.run(command, capture_output=True, text=True, env=environment(1))
+    yield from out.stdout.splitlines()
+    if out.returncode and not out.stdout.strip(): yield out.stderr.strip()[-500:]
 
 
 def check(f, about=()):
-    "Run a check, and say what it found; `about`: only what names one of these pages."
+    "Run a check, and say what it found; `about`: only what names one of these files."
     try: wrong = [w for w in f() if not about or any(name in w for name in about)]
     except Exception as e: wrong = [f"{type(e).__name__}: {e}"]
     print(f"{'FAIL' if wrong else 'ok  '} {f.__name__.replace('_', ' ')}", *(f"     {w}" for w in wrong), sep="\n", flush=True)
@@ -544,7 +752,8 @@ def check(f, about=()):
 
 def tree(on):
     "What a run must leave as it was: pages, modules, and which files lie in nbs/ (slow cells may add results)."
-    keep = {str(p.relative_to(ROOT)): p.read_bytes() for p in [*pages(), *LIB.glob("*.py")]}
+    files = [*pages(), *(LIB/f for f in under(LIB))]
+    keep = {str(p.relative_to(ROOT)): p.read_bytes() for p in files}
     skip = {"__pycache__", ".ipynb_checkpoints"} | ({"results"} if "slow" in on else set())
     return keep, {str(p.relative_to(ROOT)) for p in NBS.rglob("*") if not skip & set(p.parts)}
 
@@ -581,6 +790,9 @@ def main():
     wanted = {Path(p).stem for p in args.page}
     todo = [p for p in pages() if not wanted or p.stem in wanted]
     if missing := wanted - {p.stem for p in todo}: parser.error(f"no page {', '.join(sorted(missing))} in nbs/")
+    named = todo if wanted else []
+    about = [label(p) for p in named]
+    about += [f"{LIB.name}/{m.as_posix()}" for m in map(module_of, named) if m]
     passed = failed = 0
     before = tree(on)
     with tempfile.TemporaryDirectory(prefix="scnb") as tmp, ThreadPoolExecutor(max(1, args.jobs)) as pool:
@@ -602,7 +814,7 @@ def main():
         def there_are_pages():
             if not todo: yield "nbs/ holds no notebook"
         for f in [there_are_pages, a_run_changes_no_file] + (QUICK if wanted else CHECKS):
-            ok = check(f, wanted if f in QUICK else ())
+            ok = check(f, about if f in QUICK else ())
             passed, failed = passed + ok, failed + (not ok)
         if wanted: print("these pages only; without a page's name all of them run, and the checks of the project as a whole")
     print(f"{passed} passed, {failed} failed", flush=True)

@@ -1,4 +1,5 @@
 """Writes README.md from nbs/index.ipynb, outputs as stored. Quarto is not needed."""
+import posixpath
 import re
 from pathlib import Path
 
@@ -37,15 +38,33 @@ def mermaid(block):
     return "\n".join(["```mermaid", *lines, "```"])
 
 
+IMAGE = r"[^)\s]+\.(?:png|svg|jpe?g|gif|webp)"
+HERE = r"(?![a-z]+:|#|/)"                                        # a link to a file beside the page
+
+
+def check_images(text, beside):
+    "The page shows pictures as files of nbs/images/, with alternative text: GitHub needs both."
+    for alt, target in re.findall(r"!\[([^\]]*)\]\(\s*([^)\s]+)", text):
+        if re.match(r"https?:", target): continue
+        if not target.startswith("images/") or not (beside/target).is_file():
+            raise SystemExit(f"README: {target} is no file of nbs/images/")
+        if not alt.strip(): raise SystemExit(f"README: {target} has no alternative text")
+
+
 def render(notebook=ROOT/"nbs"/"index.ipynb", folder="nbs"):
     "README text of a notebook that lies in `folder`."
     nb = nbformat.read(notebook, as_version=4)
     nb.metadata["language_info"] = {"name": "python"}            # nbdev_clean takes it out; it names the language of the code blocks
     nb.cells = [c for c in map(visible, nb.cells) if c is not None]
     text, resources = MarkdownExporter().from_notebook_node(nb)
-    if resources.get("outputs"): raise SystemExit("README: the index page has image outputs; link to a page that shows them instead")
+    if resources.get("outputs"):
+        raise SystemExit("README: the index page has image outputs; show files of nbs/images/")
+    check_images(text, Path(notebook).parent)
     text = re.sub(r"```\{mermaid\}\n(.*?)```", mermaid, text, flags=re.S)
-    text = re.sub(r"(\]\()(?![a-z]+:|#|/)([^)\s]+\.ipynb)", rf"\1{folder}/\2", text)       # links between pages
+    text = re.sub(r"(!\[[^\]]*\]\([^)]*\))\{[^}]*\}", r"\1", text)      # Quarto's width
+    moved = lambda m: m[1] + posixpath.normpath(f"{folder}/{m[2]}")
+    text = re.sub(rf"(\]\(){HERE}([^)\s]+\.ipynb|{IMAGE})", moved, text)
+    text = re.sub(rf'(<img\b[^>]*?src="){HERE}([^"]+)', moved, text)
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.M))
     return NOTE + text.strip() + "\n"
 
