@@ -32,7 +32,6 @@ def label_codes(
     new = np.full(len(levels) + 1, -1); new[order] = np.arange(len(levels))
     return new[codes], levels[order]
 
-# %% ../nbs/01b_metrics.ipynb #a81a87f4
 def _natural(
     x, # any label
 )->tuple: # sort key
@@ -41,7 +40,7 @@ def _natural(
     if isinstance(x, (int, float, np.number)): return (0, float(x), ())
     return (1, 0., tuple((0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p) for p in re.split(r"([0-9]+)", str(x))))
 
-# %% ../nbs/01b_metrics.ipynb #32a5432a
+# %% ../nbs/01b_metrics.ipynb #40a6449c
 def _pair(
     labels, # (cells,) known labels, may be missing
     pred,   # (cells,) predicted labels, none missing
@@ -53,7 +52,6 @@ def _pair(
     if not (a >= 0).any(): raise InputError("no cell has a label, so there is nothing to score against")
     return a[a >= 0], b[a >= 0], la, lb
 
-# %% ../nbs/01b_metrics.ipynb #40a6449c
 def confusion(
     labels, # (cells,) known labels; cells without one are left out
     pred,   # (cells,) predicted labels
@@ -212,7 +210,6 @@ def baseline(
     found = dict(pca_kmeans=_kmeans(z, n_clusters or len(set(leiden)), seed), pca_leiden=leiden)
     return {m: _entry(relabel_by_size(l)[np.argsort(order)], adata, label_key) for m, l in found.items()}   # ... and back
 
-# %% ../nbs/01b_metrics.ipynb #171440b4
 def _entry(
     labels,    # (cells,) int
     adata,     # where the known labels are
@@ -247,7 +244,7 @@ def _corr(
     norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     return float(np.mean(np.divide((a * b).sum(0), norm, out=np.zeros(len(norm)), where=norm > 1e-12)))
 
-# %% ../nbs/01b_metrics.ipynb #e6182e3e
+# %% ../nbs/01b_metrics.ipynb #41e26bfe
 def _errors(
     t, p,    # log scale (cells, genes): truth and prediction
     dropped, # (cells, genes) bool: the zeros that are not true
@@ -258,7 +255,6 @@ def _errors(
     return dict(dropped_mae=mab((p - t)[dropped]), dropped_rmse=rms((p - t)[dropped]), mae=mab(p - t), rmse=rms(p - t),
                 corr_gene=_corr(t, p), corr_cell=_corr(t.T, p.T))
 
-# %% ../nbs/01b_metrics.ipynb #41e26bfe
 def denoise_scores(
     truth,    # (cells, genes) true counts
     pred,     # (cells, genes) denoised, counts scale
@@ -272,6 +268,30 @@ def denoise_scores(
     filled = np.where(o == 0, mean, o)                                  # knows nothing but the gene
     return dict(_errors(t, p, dropped), n_dropped=int(dropped.sum()),
                 baseline=dict(observed=_errors(t, o, dropped), gene_mean=_errors(t, filled, dropped)))
+
+# %% ../nbs/01b_metrics.ipynb #da642b4f
+def _embedding(
+    z,     # (cells, dims)
+    codes, # (cells,) int, -1 where missing
+    name="label", # what to call the codes in a message
+)->np.ndarray: # float64
+    "A checked embedding."
+    if hasattr(z, "detach"): z = z.detach().cpu().numpy()
+    z = np.asarray(z, dtype=float)
+    if z.ndim != 2 or len(z) != len(codes): raise InputError(f"the embedding must be cells x dims with one {name} per cell; got shape {z.shape} and {len(codes)} {name} entries")
+    if not np.isfinite(z).all(): raise InputError(f"the embedding is not finite in {(~np.isfinite(z)).any(1).sum()} cells")
+    if (codes < 0).any(): raise InputError(f"{(codes < 0).sum()} cells have no {name}: leave them out first")
+    if len(z) < 3: raise InputError(f"{len(z)} cells are too few to have neighbours")
+    return z
+
+# %% ../nbs/01b_metrics.ipynb #8cf9d1fa
+def _neighbours(
+    z, # (cells, dims)
+    k, # how many
+)->tuple: # distances and row numbers (cells, k), the cell itself left out
+    "Nearest other cells."
+    from sklearn.neighbors import NearestNeighbors
+    return NearestNeighbors(n_neighbors=k).fit(z).kneighbors()
 
 # %% ../nbs/01b_metrics.ipynb #70c230f0
 def _weights(
@@ -289,15 +309,6 @@ def _weights(
         lo, hi = np.where(broad, mid, lo), np.where(broad, hi, mid)
     return w
 
-# %% ../nbs/01b_metrics.ipynb #8cf9d1fa
-def _neighbours(
-    z, # (cells, dims)
-    k, # how many
-)->tuple: # distances and row numbers (cells, k), the cell itself left out
-    "Nearest other cells."
-    from sklearn.neighbors import NearestNeighbors
-    return NearestNeighbors(n_neighbors=k).fit(z).kneighbors()
-
 # %% ../nbs/01b_metrics.ipynb #5f6797a1
 def lisi(
     z,             # (cells, dims) embedding
@@ -312,21 +323,6 @@ def lisi(
     w = _weights(d, min(perplexity, max(k / 3, 1.)))
     p = np.stack([(w * (codes[i] == l)).sum(1) for l in range(len(levels))])           # (levels, cells)
     return 1 / (p**2).sum(0)
-
-# %% ../nbs/01b_metrics.ipynb #da642b4f
-def _embedding(
-    z,     # (cells, dims)
-    codes, # (cells,) int, -1 where missing
-    name="label", # what to call the codes in a message
-)->np.ndarray: # float64
-    "A checked embedding."
-    if hasattr(z, "detach"): z = z.detach().cpu().numpy()
-    z = np.asarray(z, dtype=float)
-    if z.ndim != 2 or len(z) != len(codes): raise InputError(f"the embedding must be cells x dims with one {name} per cell; got shape {z.shape} and {len(codes)} {name} entries")
-    if not np.isfinite(z).all(): raise InputError(f"the embedding is not finite in {(~np.isfinite(z)).any(1).sum()} cells")
-    if (codes < 0).any(): raise InputError(f"{(codes < 0).sum()} cells have no {name}: leave them out first")
-    if len(z) < 3: raise InputError(f"{len(z)} cells are too few to have neighbours")
-    return z
 
 # %% ../nbs/01b_metrics.ipynb #9ab1c7fe
 def _silhouette(
@@ -402,6 +398,21 @@ def mmd2(
     n, m = len(x), len(y)
     return float((k(x, x).sum() - n) / (n * (n - 1)) + (k(y, y).sum() - m) / (m * (m - 1)) - 2 * k(x, y).mean())
 
+# %% ../nbs/01b_metrics.ipynb #791a5418
+def _classifier(
+    model, # "logistic" or "forest"
+    C,     # inverse penalty
+    seed,  # of the forest
+):         # scikit-learn estimator
+    "The two judges."
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    if model == "forest": return RandomForestClassifier(100, random_state=seed)
+    if model == "logistic": return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
+    raise InputError(f"model must be 'logistic' or 'forest', not {model!r}")
+
 # %% ../nbs/01b_metrics.ipynb #c7ee7f04
 def latent_auc(
     z,            # (cells, dims) features
@@ -423,21 +434,6 @@ def latent_auc(
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
     p = cross_val_predict(_classifier(model, C, seed), z, codes, cv=cv, method="predict_proba")[:, 1]
     return float(roc_auc_score(codes, p))
-
-# %% ../nbs/01b_metrics.ipynb #791a5418
-def _classifier(
-    model, # "logistic" or "forest"
-    C,     # inverse penalty
-    seed,  # of the forest
-):         # scikit-learn estimator
-    "The two judges."
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    if model == "forest": return RandomForestClassifier(100, random_state=seed)
-    if model == "logistic": return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
-    raise InputError(f"model must be 'logistic' or 'forest', not {model!r}")
 
 # %% ../nbs/01b_metrics.ipynb #e5714323
 class _Reference:
@@ -462,6 +458,14 @@ class _Reference:
 
     def scale(self, counts): return np.minimum((self.log(counts)[:, self.genes] - self.mean) / self.std, 10)
 
+# %% ../nbs/01b_metrics.ipynb #60e77e0a
+def _pairs(
+    x, # (cells, genes)
+)->np.ndarray: # (pairs, 1) correlation of each pair of genes; 0 where one does not vary
+    "Upper triangle of the correlation matrix."
+    x = x - x.mean(0); s = np.sqrt((x**2).sum(0)); s[s == 0] = np.inf
+    return ((x / s).T @ (x / s))[np.triu_indices(x.shape[1], 1)][:, None]
+
 # %% ../nbs/01b_metrics.ipynb #76344eb1
 def _compare(
     a, b, # raw counts (cells, genes), sparse: two samples of equal size
@@ -477,32 +481,6 @@ def _compare(
     return dict(rf_auc=latent_auc(z, y, model="forest", seed=seed), logistic_auc=latent_auc(z, y, seed=seed), mmd=mmd2(za, zb, ref.sigma), ilisi=float(lisi(z, y).mean()),
         gene_gene=_corr(_pairs(la[:, ref.genes[ref.top]]), _pairs(lb[:, ref.genes[ref.top]])), gene_mean=_corr(la.mean(0)[:, None], lb.mean(0)[:, None]),
         zeros=float(np.abs((la == 0).mean(0) - (lb == 0).mean(0)).mean()), library=float(ks_2samp(*library).statistic))
-
-# %% ../nbs/01b_metrics.ipynb #60e77e0a
-def _pairs(
-    x, # (cells, genes)
-)->np.ndarray: # (pairs, 1) correlation of each pair of genes; 0 where one does not vary
-    "Upper triangle of the correlation matrix."
-    x = x - x.mean(0); s = np.sqrt((x**2).sum(0)); s[s == 0] = np.inf
-    return ((x / s).T @ (x / s))[np.triu_indices(x.shape[1], 1)][:, None]
-
-# %% ../nbs/01b_metrics.ipynb #534beb69
-def realism(
-    real,       # held-out real cells: AnnData, or (cells, genes) raw counts
-    fake,       # generated cells, the same genes
-    *,
-    layer=None, # layer of the raw counts
-    seed=0,     # of the split, the subsample, folds and forest
-)->dict:        # n, and for each score its value and its `_control`: real against real
-    "Can generated cells be told from real ones? Each score beside the same for real against real."
-    r, f = _two_counts(real, fake, layer)
-    if r.shape[0] < 30 or f.shape[0] < 10: raise InputError(f"realism needs at least 30 real and 10 generated cells; got {r.shape[0]} and {f.shape[0]}")
-    rng = np.random.default_rng(seed)
-    ref, one, two = np.array_split(rng.permutation(r.shape[0]), 3)
-    n = min(len(one), len(two), f.shape[0])                             # every sample has the same size
-    R = _Reference(r[ref], seed=seed)
-    got, control = _compare(r[one[:n]], f[rng.permutation(f.shape[0])[:n]], R, seed), _compare(r[one[:n]], r[two[:n]], R, seed)
-    return dict(n=n) | {k2: v for k in got for k2, v in ((k, got[k]), (f"{k}_control", control[k]))}
 
 # %% ../nbs/01b_metrics.ipynb #df13b199
 def _two_counts(
@@ -522,27 +500,23 @@ def _two_counts(
     if r.shape[1] != f.shape[1]: raise InputError(f"real cells have {r.shape[1]} genes, generated ones {f.shape[1]}")
     return r, f
 
-# %% ../nbs/01b_metrics.ipynb #0d0b2524
-def salient_scores(
-    salient,         # (cells, dims) what should hold the effect
-    background,      # (cells, dims) what should hold everything else
-    label,           # (cells,) subgroup within the treated cells; missing elsewhere
-    shared=None,     # (cells,) what both conditions share, e.g. cell type
-    condition=None,  # (cells,) two levels: adds AUCs
+# %% ../nbs/01b_metrics.ipynb #534beb69
+def realism(
+    real,       # held-out real cells: AnnData, or (cells, genes) raw counts
+    fake,       # generated cells, the same genes
     *,
-    strata=None,     # (cells,) batch, within which conditions are permuted
-    n_permutations=20, # for the null of the AUC
-    seed=0,          # of k-means, folds, permutations
-)->dict:             # salient_ari, background_ari; salient_shared_ari, background_shared_ari; salient_auc, salient_auc_null, background_auc, background_auc_null
-    "Is the hidden effect in the salient space, and only there?"
-    out = {}
-    for name, z in dict(salient=salient, background=background).items():
-        out[f"{name}_ari"] = _kmeans_ari(z, label, seed)
-        if shared is not None: out[f"{name}_shared_ari"] = _kmeans_ari(z, shared, seed)
-        if condition is not None:
-            out[f"{name}_auc"] = latent_auc(z, condition, seed=seed)
-            out[f"{name}_auc_null"] = _null_auc(z, condition, strata, n_permutations, seed)
-    return out
+    layer=None, # layer of the raw counts
+    seed=0,     # of the split, the subsample, folds and forest
+)->dict:        # n, and for each score its value and its `_control`: real against real
+    "Can generated cells be told from real ones? Each score beside the same for real against real."
+    r, f = _two_counts(real, fake, layer)
+    if r.shape[0] < 30 or f.shape[0] < 10: raise InputError(f"realism needs at least 30 real and 10 generated cells; got {r.shape[0]} and {f.shape[0]}")
+    rng = np.random.default_rng(seed)
+    ref, one, two = np.array_split(rng.permutation(r.shape[0]), 3)
+    n = min(len(one), len(two), f.shape[0])                             # every sample has the same size
+    R = _Reference(r[ref], seed=seed)
+    got, control = _compare(r[one[:n]], f[rng.permutation(f.shape[0])[:n]], R, seed), _compare(r[one[:n]], r[two[:n]], R, seed)
+    return dict(n=n) | {k2: v for k in got for k2, v in ((k, got[k]), (f"{k}_control", control[k]))}
 
 # %% ../nbs/01b_metrics.ipynb #1c7c4046
 def _kmeans_ari(
@@ -574,6 +548,28 @@ def _null_auc(
         for g in np.unique(s): p[s == g] = rng.permutation(p[s == g])
         auc.append(latent_auc(z, p, seed=seed))
     return float(np.quantile(auc, .95))
+
+# %% ../nbs/01b_metrics.ipynb #0d0b2524
+def salient_scores(
+    salient,         # (cells, dims) what should hold the effect
+    background,      # (cells, dims) what should hold everything else
+    label,           # (cells,) subgroup within the treated cells; missing elsewhere
+    shared=None,     # (cells,) what both conditions share, e.g. cell type
+    condition=None,  # (cells,) two levels: adds AUCs
+    *,
+    strata=None,     # (cells,) batch, within which conditions are permuted
+    n_permutations=20, # for the null of the AUC
+    seed=0,          # of k-means, folds, permutations
+)->dict:             # salient_ari, background_ari; salient_shared_ari, background_shared_ari; salient_auc, salient_auc_null, background_auc, background_auc_null
+    "Is the hidden effect in the salient space, and only there?"
+    out = {}
+    for name, z in dict(salient=salient, background=background).items():
+        out[f"{name}_ari"] = _kmeans_ari(z, label, seed)
+        if shared is not None: out[f"{name}_shared_ari"] = _kmeans_ari(z, shared, seed)
+        if condition is not None:
+            out[f"{name}_auc"] = latent_auc(z, condition, seed=seed)
+            out[f"{name}_auc_null"] = _null_auc(z, condition, strata, n_permutations, seed)
+    return out
 
 # %% ../nbs/01b_metrics.ipynb #bc395761
 def results_folder(

@@ -22,7 +22,6 @@ STYLE = {"figure.dpi": 100, "font.size": 9, "axes.titlesize": 10, "axes.labelsiz
          "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "legend.frameon": False, "lines.linewidth": 1.6,
          "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "svg.hashsalt": "scnb", "svg.fonttype": "none"}
 
-# %% ../nbs/01c_plot.ipynb #7ac6d87b
 def style(): # context manager
     "The project's matplotlib settings, for the length of a `with` block."
     from matplotlib import font_manager as fm, style as mpl_style
@@ -35,7 +34,6 @@ PALETTE = ("#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #692D0F #780069 #C3B
            "#964B00 #00C3D2 #5A2D96 #5AA53C #696996 #87A569 #A569D2 #B41E69 #E1B44B #2D4B87 #5AC3A5 #692D2D #F0A587 #A52D2D #FF96FF #E1783C").split()
 GREY, INK = "#B8B8B8", "#222222"
 
-# %% ../nbs/01c_plot.ipynb #353953df
 def colors(
     n, # how many
 )->list: # hex strings; repeats after 32
@@ -62,7 +60,6 @@ def _axes(
     import matplotlib.pyplot as plt
     return plt.subplots(figsize=size)[1]
 
-# %% ../nbs/01c_plot.ipynb #c129820f
 def _finish(
     ax,           # Axes
     title=None, xlabel=None, ylabel=None, # texts
@@ -183,6 +180,51 @@ def _kind(
     if isinstance(s.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(s) or not pd.api.types.is_numeric_dtype(s): return "categorical"
     return "categorical" if pd.api.types.is_integer_dtype(s) and s.nunique() <= 40 else "continuous"
 
+# %% ../nbs/01c_plot.ipynb #7ec0eaa8
+def _on_data(ax, xy, codes, names):
+    "Each name at the cell nearest to the middle of its category."
+    from matplotlib import patheffects
+    for i, name in enumerate(names):
+        p = xy[codes == i]
+        at = p[np.argmin(((p - np.median(p, 0))**2).sum(1))]
+        ax.text(*at, name, ha="center", va="center", fontsize=8, fontweight="bold", color=INK, path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])
+
+def _beside(ax, names, rgb, missing, label, rows=17, most=68):
+    "A legend on the right, in as many columns as it needs."
+    from matplotlib.lines import Line2D
+    dot = lambda c, n: Line2D([], [], ls="", marker="o", ms=5, mec="none", mfc=c, label=n)
+    handles = [dot(c, n) for n, c in zip(names[:most], rgb)]
+    if len(names) > most: handles.append(dot("none", f"and {len(names) - most} more"))
+    if missing: handles.append(dot(GREY, "no label"))
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), ncols=-(-len(handles) // rows), handletextpad=.2, columnspacing=1.,
+              labelspacing=.35, borderaxespad=0, title=_text(label) if label else None, alignment="left")
+
+# %% ../nbs/01c_plot.ipynb #8fe933a0
+def _categories(ax, xy, color, legend, label, size):
+    "Points by category, then their names."
+    codes, levels = label_codes(color)
+    k = len(levels)
+    rgb = np.array(colors(k) + [GREY])                                               # code -1 takes the grey at the end
+    order = np.random.default_rng(0).permutation(len(xy)); order = order[np.argsort(codes[order] >= 0, kind="stable")]
+    ax.scatter(*xy[order].T, s=size, c=rgb[codes[order]], lw=0, alpha=.9, rasterized=True)
+    legend = ("side" if k <= 8 else "both") if legend == "auto" else legend
+    short = all(len(str(l)) <= 3 for l in levels)
+    numbered = legend == "both" and not short                                        # long names: numbers on the points, names beside
+    if legend in ("data", "both"): _on_data(ax, xy, codes, [_text(l, 20) if not numbered else str(i + 1) for i, l in enumerate(levels)])
+    if legend in ("side", "both"): _beside(ax, [(f"{i + 1}  " if numbered else "") + _text(l, 32 if k < 17 else 24) for i, l in enumerate(levels)], rgb, (codes < 0).any(), label)
+
+# %% ../nbs/01c_plot.ipynb #a6ff8009
+def _continuous(ax, xy, color, legend, label, size):
+    "Points by value, low ones first, with a colour bar."
+    v = pd.to_numeric(pd.Series(np.asarray(color)), errors="coerce").to_numpy(float, na_value=np.nan)
+    v[~np.isfinite(v)] = np.nan
+    ok = np.isfinite(v); order = np.argsort(v[ok], kind="stable")
+    if (~ok).any(): ax.scatter(*xy[~ok].T, s=size, c=GREY, lw=0, rasterized=True)
+    pts = ax.scatter(*xy[ok][order].T, s=size, c=v[ok][order], cmap="viridis", lw=0, rasterized=True)
+    if legend != "none" and ok.any():
+        bar = ax.figure.colorbar(pts, ax=ax, shrink=.8, pad=.03, label=_text(label or "value"))
+        bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
+
 # %% ../nbs/01c_plot.ipynb #6ac4decc
 def embedding(
     xy,             # (cells, 2) positions
@@ -209,52 +251,6 @@ def embedding(
         draw(ax, xy, color, legend, label, size or float(np.clip(9000 / max(len(xy), 1), 2, 24)))
         ax.set(xticks=[], yticks=[])
         return _finish(ax, title, *axes)
-
-# %% ../nbs/01c_plot.ipynb #8fe933a0
-def _categories(ax, xy, color, legend, label, size):
-    "Points by category, then their names."
-    codes, levels = label_codes(color)
-    k = len(levels)
-    rgb = np.array(colors(k) + [GREY])                                               # code -1 takes the grey at the end
-    order = np.random.default_rng(0).permutation(len(xy)); order = order[np.argsort(codes[order] >= 0, kind="stable")]
-    ax.scatter(*xy[order].T, s=size, c=rgb[codes[order]], lw=0, alpha=.9, rasterized=True)
-    legend = ("side" if k <= 8 else "both") if legend == "auto" else legend
-    short = all(len(str(l)) <= 3 for l in levels)
-    numbered = legend == "both" and not short                                        # long names: numbers on the points, names beside
-    if legend in ("data", "both"): _on_data(ax, xy, codes, [_text(l, 20) if not numbered else str(i + 1) for i, l in enumerate(levels)])
-    if legend in ("side", "both"): _beside(ax, [(f"{i + 1}  " if numbered else "") + _text(l, 32 if k < 17 else 24) for i, l in enumerate(levels)], rgb, (codes < 0).any(), label)
-
-# %% ../nbs/01c_plot.ipynb #7ec0eaa8
-def _on_data(ax, xy, codes, names):
-    "Each name at the cell nearest to the middle of its category."
-    from matplotlib import patheffects
-    for i, name in enumerate(names):
-        p = xy[codes == i]
-        at = p[np.argmin(((p - np.median(p, 0))**2).sum(1))]
-        ax.text(*at, name, ha="center", va="center", fontsize=8, fontweight="bold", color=INK, path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])
-
-# %% ../nbs/01c_plot.ipynb #7c1602ca
-def _beside(ax, names, rgb, missing, label, rows=17, most=68):
-    "A legend on the right, in as many columns as it needs."
-    from matplotlib.lines import Line2D
-    dot = lambda c, n: Line2D([], [], ls="", marker="o", ms=5, mec="none", mfc=c, label=n)
-    handles = [dot(c, n) for n, c in zip(names[:most], rgb)]
-    if len(names) > most: handles.append(dot("none", f"and {len(names) - most} more"))
-    if missing: handles.append(dot(GREY, "no label"))
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), ncols=-(-len(handles) // rows), handletextpad=.2, columnspacing=1.,
-              labelspacing=.35, borderaxespad=0, title=_text(label) if label else None, alignment="left")
-
-# %% ../nbs/01c_plot.ipynb #a6ff8009
-def _continuous(ax, xy, color, legend, label, size):
-    "Points by value, low ones first, with a colour bar."
-    v = pd.to_numeric(pd.Series(np.asarray(color)), errors="coerce").to_numpy(float, na_value=np.nan)
-    v[~np.isfinite(v)] = np.nan
-    ok = np.isfinite(v); order = np.argsort(v[ok], kind="stable")
-    if (~ok).any(): ax.scatter(*xy[~ok].T, s=size, c=GREY, lw=0, rasterized=True)
-    pts = ax.scatter(*xy[ok][order].T, s=size, c=v[ok][order], cmap="viridis", lw=0, rasterized=True)
-    if legend != "none" and ok.any():
-        bar = ax.figure.colorbar(pts, ax=ax, shrink=.8, pad=.03, label=_text(label or "value"))
-        bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
 
 # %% ../nbs/01c_plot.ipynb #d41286d8
 def confusion(
@@ -289,6 +285,19 @@ def _along(
     e = df["epoch"].to_numpy(float) if "epoch" in df else np.arange(len(df))
     return e if len(e) < 2 or (np.diff(e) > 0).all() else np.arange(1, len(df) + 1)
 
+# %% ../nbs/01c_plot.ipynb #720740c6
+def _stage_marks(ax, x, stage):
+    "A dotted line where a stage begins, its name at the top; returns the room a title must leave for the names."
+    start = np.r_[0, np.flatnonzero(stage[1:] != stage[:-1]) + 1]
+    if len(start) < 2: return None
+    at = np.r_[x[0], (x[start[1:] - 1] + x[start[1:]]) / 2]                           # where each begins
+    room = np.diff(np.r_[at, x[-1]]) / max(x[-1] - x[0], 1e-9)
+    for n, i in enumerate(start):
+        if n: ax.axvline(at[n], color="#777777", lw=.8, ls=":")
+        up = 10 if n % 2 and room.min() < .25 else 0                                  # no room side by side: one above the other
+        ax.annotate(_text(stage[i], 16), (at[n], 1.), xycoords=("data", "axes fraction"), xytext=(2, 2 + up), textcoords="offset points", fontsize=7, color="#555555", va="bottom")
+    return 24
+
 # %% ../nbs/01c_plot.ipynb #ba71d428
 def losses(
     history,    # DataFrame, one row per epoch: loss, val_loss; maybe epoch, stage
@@ -313,19 +322,6 @@ def losses(
         pad = _stage_marks(ax, x, h["stage"].astype(str).to_numpy()) if "stage" in h else None
         ax.legend(loc="upper right")
         return _finish(ax, title, "epoch", ylabel, pad)
-
-# %% ../nbs/01c_plot.ipynb #720740c6
-def _stage_marks(ax, x, stage):
-    "A dotted line where a stage begins, its name at the top; returns the room a title must leave for the names."
-    start = np.r_[0, np.flatnonzero(stage[1:] != stage[:-1]) + 1]
-    if len(start) < 2: return None
-    at = np.r_[x[0], (x[start[1:] - 1] + x[start[1:]]) / 2]                           # where each begins
-    room = np.diff(np.r_[at, x[-1]]) / max(x[-1] - x[0], 1e-9)
-    for n, i in enumerate(start):
-        if n: ax.axvline(at[n], color="#777777", lw=.8, ls=":")
-        up = 10 if n % 2 and room.min() < .25 else 0                                  # no room side by side: one above the other
-        ax.annotate(_text(stage[i], 16), (at[n], 1.), xycoords=("data", "axes fraction"), xytext=(2, 2 + up), textcoords="offset points", fontsize=7, color="#555555", va="bottom")
-    return 24
 
 # %% ../nbs/01c_plot.ipynb #90b0e759
 def stages(
@@ -403,6 +399,34 @@ def granularity(
         ax.xaxis.get_major_locator().set_params(integer=True)
         return _finish(ax, title, "number of clusters k", "share")
 
+# %% ../nbs/01c_plot.ipynb #ee0e4183
+def _score_table(
+    table, value, by, group, # as in `scores`
+)->pd.DataFrame:             # columns by, group, value
+    "One row per run."
+    t = pd.DataFrame.from_dict({m: {k: v for k, v in r.items() if np.isscalar(v)} for m, r in table.items()}, orient="index") if isinstance(table, dict) else pd.DataFrame(table)
+    by = by or next((c for c in ("model", "method") if c in t), None)
+    for c in (value, by, group):
+        if c is not None and c not in t: raise InputError(f"no column {c!r} in the table; there are: {', '.join(map(str, t.columns))}")
+    out = pd.DataFrame(dict(by=np.asarray(t[by] if by else t.index), group=np.asarray(t[group]) if group else "", value=t[value].to_numpy(float)))
+    out = out[np.isfinite(out["value"])]
+    if not len(out): raise InputError(f"no run has a value of {value!r}")
+    return out
+
+# %% ../nbs/01c_plot.ipynb #0db8ceb3
+def _bars(ax, t, methods, groups, fill):
+    "Bars, dots and means; returns the position (groups, methods) of each bar."
+    at = np.arange(len(groups))[:, None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
+    several = t.groupby(["by", "group"], sort=False).size().max() > 1                       # dots say how many runs stand behind a bar
+    for j, m in enumerate(methods):
+        v = [t.loc[(t["by"] == m) & (t["group"] == g), "value"].to_numpy() for g in groups]
+        mean = np.array([x.mean() if len(x) else np.nan for x in v])
+        ax.barh(at[:, j], np.nan_to_num(mean), height=.78, color=fill[m])
+        for y, x, mu in zip(at[:, j], v, mean):
+            if several and len(x): ax.scatter(x, y + (np.linspace(-.22, .22, len(x)) if len(x) > 1 else 0), s=18, c=INK, lw=.6, edgecolors="white", zorder=3)
+            if len(x): ax.annotate(f"{mu:.2f}", (max(x.max(), 0), y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)       # SVG drops leading spaces
+    return at
+
 # %% ../nbs/01c_plot.ipynb #a655cf10
 SCORE_NAMES = dict(ari="ARI", nmi="NMI", acc="ACC", v_measure="V-measure", homogeneity="homogeneity", completeness="completeness")
 
@@ -431,34 +455,6 @@ def scores(
         ax.set_xlim(lo - .05 * (hi - lo) * (lo < 0), hi + .16 * (hi - lo))                 # room for dots on the left, numbers on the right
         ax.axvline(0, color="#555555", lw=.8); ax.spines["left"].set_visible(False)
         return _finish(ax, title, SCORE_NAMES.get(value, str(value).replace("_", " ")), "" if by is None and not group else str(group or by))
-
-# %% ../nbs/01c_plot.ipynb #ee0e4183
-def _score_table(
-    table, value, by, group, # as in `scores`
-)->pd.DataFrame:             # columns by, group, value
-    "One row per run."
-    t = pd.DataFrame.from_dict({m: {k: v for k, v in r.items() if np.isscalar(v)} for m, r in table.items()}, orient="index") if isinstance(table, dict) else pd.DataFrame(table)
-    by = by or next((c for c in ("model", "method") if c in t), None)
-    for c in (value, by, group):
-        if c is not None and c not in t: raise InputError(f"no column {c!r} in the table; there are: {', '.join(map(str, t.columns))}")
-    out = pd.DataFrame(dict(by=np.asarray(t[by] if by else t.index), group=np.asarray(t[group]) if group else "", value=t[value].to_numpy(float)))
-    out = out[np.isfinite(out["value"])]
-    if not len(out): raise InputError(f"no run has a value of {value!r}")
-    return out
-
-# %% ../nbs/01c_plot.ipynb #0db8ceb3
-def _bars(ax, t, methods, groups, fill):
-    "Bars, dots and means; returns the position (groups, methods) of each bar."
-    at = np.arange(len(groups))[:, None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
-    several = t.groupby(["by", "group"], sort=False).size().max() > 1                       # dots say how many runs stand behind a bar
-    for j, m in enumerate(methods):
-        v = [t.loc[(t["by"] == m) & (t["group"] == g), "value"].to_numpy() for g in groups]
-        mean = np.array([x.mean() if len(x) else np.nan for x in v])
-        ax.barh(at[:, j], np.nan_to_num(mean), height=.78, color=fill[m])
-        for y, x, mu in zip(at[:, j], v, mean):
-            if several and len(x): ax.scatter(x, y + (np.linspace(-.22, .22, len(x)) if len(x) > 1 else 0), s=18, c=INK, lw=.6, edgecolors="white", zorder=3)
-            if len(x): ax.annotate(f"{mu:.2f}", (max(x.max(), 0), y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)       # SVG drops leading spaces
-    return at
 
 # %% ../nbs/01c_plot.ipynb #93a058a3
 def pair(
