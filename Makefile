@@ -41,7 +41,7 @@ readme: $(VENV)/.installed-dev
 docs: readme
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is not on the PATH; it is a program of its own (quarto.org), not a Python package" >&2; exit 1; }
 	rm -rf _proc _docs
-	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
+	PYTHONPATH=.ci PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
 
 # The stored results once more, into a folder of their own: days of one processor for all grids. What is there is not run again;
 # a grid that needs a peer which is not here says so, and the others go on.

@@ -37,7 +37,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     package_dir={"": "."},                                        # an editable install is then a plain path, found from any folder
     packages=find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
-    include_package_data=True,
+    package_data={cfg["lib_name"]: ["templates/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={

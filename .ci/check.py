@@ -219,7 +219,7 @@ def copied(to):
 
 def nbdev(command, folder, path=None):
     "Runs one of nbdev's commands in `folder`; a list of what went wrong."
-    env = {**environment(1), "PYTHONPATH": str(folder)}
+    env = {**environment(1), "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).resolve().parent)])}     # with `site_pages`
     env.pop("SCNB_DATA", None)                                 # none of this may need data
     if path: env["PATH"] = os.pathsep.join([path, env["PATH"]])
     code = f"import sys; sys.argv = ['{command[1]}']\nfrom nbdev.{command[0]} import {command[1]} as f\nif __name__ == '__main__': f()"
@@ -454,7 +454,7 @@ def titles_stand_alone():
     "nbdev takes the whole first cell for the site's title and subtitle: what else stands in it is lost."
     for path in pages():
         first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
-        if first["cell_type"] != "markdown" or not re.fullmatch(r"# \S.*\n+> \S.*\n*", source(first)): yield f"{label(path)}: the first cell must hold the title (#) and one line below it (>), and nothing else, or the site leaves it out"
+        if first["cell_type"] != "markdown" or not re.fullmatch(r"# \S.*\n+> \S.*\n*(- aliases: \[\S+\]\n*)?", source(first)): yield f"{label(path)}: the first cell must hold the title (#) and one line below it (>), and nothing else, or the site leaves it out"
 
 
 def heading_ids(path):

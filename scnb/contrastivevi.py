@@ -14,7 +14,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
-from .data import InputError, _codes, _covariates, _on_disk, column
+from .counts import InputError, _codes, _on_disk, column
+from .data import _covariates
 from .losses import kl_normal
 from .metrics import latent_auc
 from .nn import GaussianLatent, count_loss

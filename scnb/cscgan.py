@@ -14,10 +14,11 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import leaky_relu, log_softmax
-from .data import InputError, _codes, column, counts_of
+from .counts import InputError, _codes, column, counts_of
 from .losses import gradient_penalty
 from .nn import ConditionalNorm, NORMS, n_params
-from .train import Callback, EarlyStopping, Fit, Model, Task, adam, child_seed
+from .train import Callback, EarlyStopping, Fit, Task, adam, child_seed
+from .model import Model
 
 # %% ../nbs/05_cscgan.ipynb #38552c3e
 def profiles_of_classes(

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from .data import InputError, canonical_order, check_counts, counts_of, kept_threads, preprocess
-from .denoising import audit_of
+from .counts import InputError, canonical_order, check_counts, counts_of, kept_threads
+from .data import preprocess
+from .denoising_audit import audit_of
 from .nn import CountHead, GaussianNoise, count_loss, glorot_, log_mean, mlp, LIKELIHOODS, NORMS
-from .train import EarlyStopping, Model, Plateau, Task
+from .train import EarlyStopping, Plateau, Task
+from .model import Model
 
 # %% ../nbs/02_dca.ipynb #95de6c33
 class CountAutoencoder(nn.Module):
@@ -357,8 +359,8 @@ def audit(
     layer=None, seed:int=0,
     n_top_genes:int=2000, max_cells:int=5000, # at most so many are looked at; None: all
     **fit, # further arguments of `fit`: max_epochs, batch_size, device, ...
-): # `scnb.denoising.Audit`: .verdict(), .figure(), its tables
-    "Should these counts be denoised, and for what? See `scnb.denoising`."
+): # `scnb.denoising_audit.Audit`: .verdict(), .figure(), its tables
+    "Should these counts be denoised, and for what? See `scnb.denoising_audit`."
     import anndata
     from sklearn.base import clone
     model = DCA() if model is None else model

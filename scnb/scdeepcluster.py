@@ -19,11 +19,13 @@ from threadpoolctl import threadpool_limits
 from functools import partial
 from fastcore.basics import patch
 from . import losses
-from .data import InputError, _normalised, batches, data_hash, genes_hash
+from .counts import InputError, data_hash, genes_hash
+from .data import _normalised, batches
 from .dca import CountAutoencoder, CountTask
-from .granularity import Granularity, companions, consensus, embed_pca, evenly, explained_and_returned, granularity, judge_space, votes_of
+from .cluster_number import Granularity, companions, consensus, embed_pca, evenly, explained_and_returned, granularity, judge_space, votes_of
 from .nn import LIKELIHOODS, NORMS, set_generator
-from .train import Fit, Model, child_seed, steps
+from .train import Fit, child_seed, steps
+from .model import Model
 
 # %% ../nbs/03_scdeepcluster.ipynb #9705e09a
 @contextlib.contextmanager

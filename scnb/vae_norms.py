@@ -12,10 +12,11 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import log_softmax
-from .data import InputError, _codes, column
+from .counts import InputError, _codes, column
 from .losses import kl_normal
 from .nn import CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss, log_mean, mlp, norm_layer, set_generator
-from .train import EarlyStopping, Fit, Model, Plateau, Task, child_seed, log
+from .train import EarlyStopping, Fit, Plateau, Task, child_seed, log
+from .model import Model
 
 # %% ../nbs/04_vae_norms.ipynb #2c8340d3
 class Conditioned(nn.Module):
