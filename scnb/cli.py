@@ -248,8 +248,8 @@ def cluster(
 def started_from(folder, run):
     "What was taken over from a saved model: one line on stderr, and for the record."
     if folder is None: return {}
-    from scnb.model import told
-    print(f"scnb cluster: --init-from {folder}: {told(run.model.transfer_)}", file=sys.stderr)
+    from scnb.model import transfer_summary
+    print(f"scnb cluster: --init-from {folder}: {transfer_summary(run.model.transfer_)}", file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
 # %% ../nbs/analysis/cli.ipynb #c9afdd59
@@ -760,7 +760,7 @@ def generation_record(model, made):
 def trained_generator(input, output, asked, label_key, preset, library, judged, fit, **reading):
     "Fit on the file (on two thirds of it, if the cells are to be judged), generate, judge."
     import numpy as np
-    from scnb.cscgan import CscGAN, ScGAN, judge
+    from scnb.cscgan import CscGAN, ScGAN, evaluate_generated
     from scnb.counts import InputError, column
     kw = dict(preset=preset) | ({} if (top := fit.pop("n_top_genes")) == "default" else dict(n_top_genes=top))
     model = ScGAN(**kw) if label_key is None and not isinstance(asked, dict) else CscGAN(label_key=label_key, **kw)
@@ -781,7 +781,7 @@ def trained_generator(input, output, asked, label_key, preset, library, judged, 
         from scnb.counts import counts_of
         from anndata import AnnData
         plain = lambda a: AnnData(counts_of(a, fit["layer"]), obs=a.obs, var=a.var)
-        record |= dict(realism={k: v for k, v in judge(plain(train), plain(adata[held]), fake, label_key=label_key, seed=fit["seed"]).items() if v is not None and v == v}, n_held_out=len(held))
+        record |= dict(realism={k: v for k, v in evaluate_generated(plain(train), plain(adata[held]), fake, label_key=label_key, seed=fit["seed"]).items() if v is not None and v == v}, n_held_out=len(held))
     return made, record, model
 
 def generation_summary(r, out):

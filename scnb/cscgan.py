@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THETAS', 'PRESETS', 'CARD', 'profiles_of_classes', 'nb_profiles', 'Profiles', 'Generator', 'draw', 'Critic', 'GANNet',
            'AdversarialTask', 'kernel_distance', 'structure', 'ScGAN', 'CscGAN', 'measure_cells', 'nb_per_cluster',
-           'nb_per_label', 'Sketches', 'judge', 'card']
+           'nb_per_label', 'Sketches', 'evaluate_generated', 'score_table']
 
 # %% ../nbs/05_cscgan.ipynb #27a9495d
 import copy, math
@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from torch.nn.functional import leaky_relu, log_softmax
-from .counts import InputError, _codes, column, counts_of
+from .counts import InputError, encode_levels, column, counts_of
 from .losses import gradient_penalty
 from .nn import ConditionalNorm, NORMS, n_params
 from .train import Callback, EarlyStopping, Fit, Task, adam, child_seed
@@ -298,13 +298,13 @@ def _class_codes(self:ScGAN, adata):
     keep = adata.obs["scnb_keep"].to_numpy() if "scnb_keep" in adata.obs else np.ones(adata.n_obs, bool)
     if not self._conditional: return np.where(keep, 0, -1), ["all"]
     if self.label_key is None:
-        from scnb.metrics import _leiden, pca
-        found = _leiden(pca(adata, seed=0), 0)
+        from scnb.metrics import leiden, pca
+        found = leiden(pca(adata, seed=0), 0)
         return np.where(keep, found, -1), [str(i) for i in range(found.max() + 1)]
     col = column(adata, self.label_key, "classes")
-    names = _codes(col[keep], self.label_key, missing=True)[1]
+    names = encode_levels(col[keep], self.label_key, missing=True)[1]
     codes = np.full(adata.n_obs, -1)
-    codes[keep] = _codes(col[keep], self.label_key, names, missing=True)[0]
+    codes[keep] = encode_levels(col[keep], self.label_key, names, missing=True)[0]
     return codes, names
 
 @patch
@@ -346,7 +346,7 @@ def _whole(n, least, what="n"):
 def measure_cells(module, fit, codes, classes):
     "Scale, components, clusters within each class, profiles: all from training cells."
     from sklearn.decomposition import PCA
-    from scnb.metrics import _kmeans
+    from scnb.metrics import kmeans
     counts, c, seed = fit.counts(fit.train), codes[fit.train], child_seed(fit.settings.seed, "profiles")
     module.target.fill_(float(np.median(np.asarray(counts.sum(1)))))
     dense = lambda rows: torch.from_numpy(counts[rows].toarray())
@@ -360,7 +360,7 @@ def measure_cells(module, fit, codes, classes):
     k = np.zeros(len(c), np.int64)
     for one in range(max(classes) + 1):
         mine, first, n = c == one, classes.index(one), classes.count(one)
-        k[mine] = first + (_kmeans(z[mine], n, seed % 2**31) if n > 1 else 0)
+        k[mine] = first + (kmeans(z[mine], n, seed % 2**31) if n > 1 else 0)
     module.profiles.measure(counts, k, c)
 
 # %% ../nbs/05_cscgan.ipynb #4d471415
@@ -489,7 +489,7 @@ def _spread(scale, one, made, two):
 def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     "Within-type gene correlation, log-fold-change slope, class accuracy."
     from sklearn.linear_model import LogisticRegression
-    from scnb.metrics import _corr, _pairs
+    from scnb.metrics import column_correlation, gene_gene_correlation
     z = lambda x: scale.pca.transform(scale.scale(x))
     classifier = LogisticRegression(C=.01, max_iter=500, random_state=seed).fit(z(real[ref]), label[ref])
     predicted = classifier.predict(z(made))
@@ -498,13 +498,13 @@ def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     some = np.random.default_rng(seed).permutation(made.shape[0])[:n]
     sets = dict(real=(real[one[:n]], label[one[:n]]), made=(made[some], (predicted if asked is None else asked)[some]), control=(real[two[:n]], label[two[:n]]))
     x = {k: scale.log(a) for k, (a, _) in sets.items()}
-    gene_corr = {k: _pairs(_centred(x[k][:, scale.genes[scale.top]], sets[k][1])) for k in sets}
+    gene_corr = {k: gene_gene_correlation(_centred(x[k][:, scale.genes[scale.top]], sets[k][1])) for k in sets}
     known, at = scale.log(real[ref]), label[ref]
     top = {t: np.argsort(-np.abs(_fold(known, at == t)))[:50] for t in types}
     fold = {k: np.concatenate([_fold(x[k], sets[k][1] == t)[top[t]] for t in types]) if all((sets[k][1] == t).any() for t in types) else None for k in sets}
     slope = {k: float("nan") if fold[k] is None else float(fold[k] @ fold["real"] / (fold["real"] @ fold["real"])) for k in ("made", "control")}
     accuracy = dict(asked=float((predicted == asked).mean()) if asked is not None else None, asked_control=float((classifier.predict(z(real[np.r_[one, two]])) == label[np.r_[one, two]]).mean()))
-    return dict(within=_corr(gene_corr["made"], gene_corr["real"]), within_control=_corr(gene_corr["control"], gene_corr["real"]), slope=slope["made"], slope_control=slope["control"]) | accuracy
+    return dict(within=column_correlation(gene_corr["made"], gene_corr["real"]), within_control=column_correlation(gene_corr["control"], gene_corr["real"]), slope=slope["made"], slope_control=slope["control"]) | accuracy
 
 def _centred(x, label):
     x = x.copy()
@@ -516,7 +516,7 @@ def _fold(x, mine): # (genes,): log2 fold change of mean expression
     return mean(mine) - mean(~mine)
 
 # %% ../nbs/05_cscgan.ipynb #2cf6ef3b
-def judge(
+def evaluate_generated(
     train, # AnnData with raw counts: the cells that the generator was fitted on
     held, # AnnData: real cells that it has not seen
     fake, # AnnData: generated cells; its genes are those compared
@@ -524,13 +524,13 @@ def judge(
     seed:int=0, # of splits, folds, forests
 )->dict: # `metrics.realism`, and the scores above, each with its `_control`
     "Scores of generated cells, each beside its control: real against real."
-    from scnb.metrics import _Reference, realism
+    from scnb.metrics import ReferenceSpace, realism
     genes = list(fake.var_names)
     train, held = train[:, genes], held[:, genes]
     real, made = counts_of(held), counts_of(fake)
     ref, one, two = np.array_split(np.random.default_rng(seed).permutation(held.n_obs), 3)
     out = realism(real, made, seed=seed)
-    scale, n = _Reference(real[ref], seed=seed), out["n"]
+    scale, n = ReferenceSpace(real[ref], seed=seed), out["n"]
     some = np.random.default_rng(seed).permutation(fake.n_obs)[:n]
     out |= _memory(scale, counts_of(train), real[np.r_[one, two]], made[some], seed) | _spread(scale, real[one[:n]], made[some], real[two[:n]])
     if label_key is None: return out
@@ -547,8 +547,8 @@ CARD = dict(rf_auc="random forest, AUC", logistic_auc="logistic regression, AUC"
             library="library sizes, KS distance", slope="log-fold-change slope", asked="class accuracy",
             memory="nearest neighbour is a training cell (½)")
 
-def card(
-    scores:dict, # from `judge`, or {name: scores from `judge`}
+def score_table(
+    scores:dict, # from `evaluate_generated`, or {name: scores from `evaluate_generated`}
 ): # DataFrame: one row per score, the control last
     "The scores as a table for readers."
     import pandas as pd

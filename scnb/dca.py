@@ -16,7 +16,7 @@ from .counts import InputError, canonical_order, check_counts, counts_of, kept_t
 from .data import preprocess
 from .denoising_audit import audit_of
 from .nn import CountHead, GaussianNoise, count_loss, glorot_, log_mean, mlp, LIKELIHOODS, NORMS
-from .train import EarlyStopping, Plateau, Task
+from .train import EarlyStopping, ReduceLROnPlateau, Task
 from .model import Model
 
 # %% ../nbs/02_dca.ipynb #95de6c33
@@ -284,7 +284,7 @@ class _Dropin(DCA):
     _patience = (10, 15)
     def _fit(self, module, fit):
         lower, stop = self._patience
-        watch = [Plateau(patience=lower)] * bool(lower) + [EarlyStopping(patience=stop)] * bool(stop)
+        watch = [ReduceLROnPlateau(patience=lower)] * bool(lower) + [EarlyStopping(patience=stop)] * bool(stop)
         fit.stage("train", self._task(module, fit), fit.settings.max_epochs, callbacks=watch)
         return {}
 

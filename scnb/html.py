@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FAR', 'AUDITED', 'MOST_TARGETS', 'MOST_IN_CLUSTER', 'LARGEST', 'SORT', 'CSS', 'MACROS', 'mitochondrial', 'per_cell',
-           'far_from_rest', 'quality_by_cluster', 'quality_said', 'histogram', 'quality_figures', 'Markers', 'markers',
-           'dots', 'quick_audit', 'audit_figures', 'check_contrast', 'Contrast', 'some_of', 'changed', 'contrast',
-           'readings', 'contrast_said', 'effect_bars', 'contrast_figures', 'Download', 'download', 'contents', 'policy',
-           'Figure', 'pixels', 'figure', 'cells_of', 'PageCheck']
+           'far_from_rest', 'quality_by_cluster', 'quality_sentences', 'histogram', 'quality_figures', 'Markers',
+           'markers', 'dots', 'quick_audit', 'audit_figures', 'check_contrast', 'Contrast', 'some_of', 'top_genes_text',
+           'contrast', 'leakage_table', 'contrast_sentences', 'effect_bars', 'contrast_figures', 'Download', 'download',
+           'contents', 'policy', 'Figure', 'pixels', 'figure', 'cells_of', 'PageCheck']
 
 # %% ../nbs/analysis/html.ipynb #c5b2fbde
 import base64, csv, hashlib, re
@@ -18,7 +18,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 from . import plot
-from .cluster_number import evenly
+from .cluster_number import subsample_evenly
 from .counts import canonical_order, counts_of, InputError
 from .stability import expression, wilcoxon
 
@@ -64,7 +64,7 @@ def quality_by_cluster(
     if q["mitochondrial"].notna().any(): t["mitochondrial"] = [f"{v:.1%}" for v in g["mitochondrial"].median()]
     return t.assign(**{"far from the rest": far_from_rest(q).any(axis=1).groupby(np.asarray(codes)).sum().to_numpy()})
 
-def quality_said(
+def quality_sentences(
     q, codes, n_mitochondrial, # from `per_cell`; (cells,) clusters; how many such genes there are
 )->list: # of sentences
     "What quality control shows."
@@ -91,7 +91,7 @@ def histogram(
     v = v if len(v) else np.ones(1)
     edges = np.geomspace(v.min(), max(v.max(), 1.1 * v.min()), 41) if log else np.linspace(min(v.min(), 0), max(v.max(), 1e-3), 41)
     with plot.style():
-        ax = plot._axes(None, (3.9, 2.6))
+        ax = plot.new_axes(None, (3.9, 2.6))
         ax.hist(v, edges, color=plot.PALETTE[4])
         ax.axvline(np.median(v), color=plot.INK, lw=1, ls=":", label=f"median {np.median(v):.1%}" if percent else f"median {np.median(v):,.0f}")
         if log:
@@ -155,7 +155,7 @@ def dots(
     x, y = np.meshgrid(np.arange(k), np.arange(n))                       # (genes, clusters)
     scaled = m.mean / np.maximum(m.mean.max(1, keepdims=True), 1e-12)
     with plot.style():
-        ax = plot._axes(None, (1.9 + .27 * max(k, 3), .8 + .2 * n))
+        ax = plot.new_axes(None, (1.9 + .27 * max(k, 3), .8 + .2 * n))
         points = ax.scatter(x, y, s=90 * m.share, c=scaled, cmap="Blues", vmin=0, vmax=1, edgecolors="#777777", linewidths=.4)
         ax.set_yticks(range(n), [plot._text(g, 20) for g in m.genes]); ax.set_xticks(range(k), m.clusters, fontsize=8)
         ax.set_xlim(-.7, k - .3); ax.set_ylim(n - .3, -.7); ax.tick_params(length=0)
@@ -182,7 +182,7 @@ def audit_figures(found): # Audit -> list of Figure
     "Its four panels, each a picture of its own."
     def drawn(panel):
         with plot.style():
-            ax = plot._axes(None, (4.4, 3.1))
+            ax = plot.new_axes(None, (4.4, 3.1))
             panel(found, ax)
         return ax
     return [figure(what, what[:1].upper() + what[1:], drawn(panel)) for what, panel in plot.AUDIT_PANELS.items()]
@@ -221,11 +221,11 @@ def some_of(adata, mask, most, layer=None): # -> (cells,) of bool
     "At most so many of the cells, evenly spaced in canonical order."
     order = canonical_order(adata, layer)
     rows = order[np.asarray(mask)[order]]
-    out = np.zeros(len(order), bool); out[rows[evenly(len(rows), most)]] = True
+    out = np.zeros(len(order), bool); out[rows[subsample_evenly(len(rows), most)]] = True
     return out
 
 # %% ../nbs/analysis/html.ipynb #78779e7b
-def changed(
+def top_genes_text(
     t, # from `ContrastiveVI.effects`
     n:int=5, # genes
 )->str:
@@ -244,23 +244,23 @@ def contrast(
     rows = []
     for c in np.unique(codes):
         n, t = int(((codes == c) & (groups == 0)).sum()), (codes == c) & (groups > 0)
-        rows.append(dict(cluster=int(c), controls=n, targets=int(t.sum()), genes=changed(effects(t, MOST_IN_CLUSTER)) if t.any() else ""))
-    each = [dict(group=g, cells=int((groups == i).sum()), genes=changed(effects(groups == i, MOST_IN_CLUSTER, g))) for i, g in enumerate(names) if i and (groups == i).any()]
+        rows.append(dict(cluster=int(c), controls=n, targets=int(t.sum()), genes=top_genes_text(effects(t, MOST_IN_CLUSTER)) if t.any() else ""))
+    each = [dict(group=g, cells=int((groups == i).sum()), genes=top_genes_text(effects(groups == i, MOST_IN_CLUSTER, g))) for i, g in enumerate(names) if i and (groups == i).any()]
     return Contrast(model.condition_key, str(model.control), names, groups, model.transform(adata), model.leakage(adata, seed=seed), effects(groups > 0, MOST_TARGETS),
                     pd.DataFrame(rows), pd.DataFrame(each if len(names) > 2 else [], columns=["group", "cells", "genes"]))
 
 # %% ../nbs/analysis/html.ipynb #eb966455
-def readings(k:Contrast)->pd.DataFrame:
+def leakage_table(k:Contrast)->pd.DataFrame:
     "What can be read from which space."
     kinds = {"salient_condition": ("salient coordinates", "high: something changed"), "background_condition": ("background", "low: nothing of it is left here")}
     return pd.DataFrame([{"read from": s, "AUC": k.leakage[n]["auc"], "permuted, 95 of 100 below": k.leakage[n]["null"], "hoped for": hope} for n, (s, hope) in kinds.items() if n in k.leakage])
 
-def contrast_said(k:Contrast)->list: # of sentences
+def contrast_sentences(k:Contrast)->list: # of sentences
     "What the condition changed, in words."
     seen, left = k.leakage["salient_condition"], k.leakage["background_condition"]
     n = int((k.groups == 0).sum())
     said = [f"{len(k.groups) - n:,} cells in {len(k.names) - 1} target group{'s' * (len(k.names) > 2)} beside {n:,} controls."]
-    said.append(f"The condition can be read from the salient coordinates (AUC {seen['auc']:.2f}; permuted conditions stay below {seen['null']:.2f}): there is an effect. Most changed: {changed(k.effects, 5)} (log2 of the change)."
+    said.append(f"The condition can be read from the salient coordinates (AUC {seen['auc']:.2f}; permuted conditions stay below {seen['null']:.2f}): there is an effect. Most changed: {top_genes_text(k.effects, 5)} (log2 of the change)."
                 if seen["auc"] > seen["null"] else f"The condition cannot be read from the salient coordinates better than permuted conditions can (AUC {seen['auc']:.2f}, {seen['null']:.2f}): no effect was found, and the genes below are noise.")
     if left["auc"] > left["null"]: said.append(f"Something of it can be read from the background as well (AUC {left['auc']:.2f}; permuted: below {left['null']:.2f}), so the changes below are too small rather than too large.")
     one = [int(r.cluster) for r in k.within.itertuples() if r.controls + r.targets >= 20 and not .02 < r.controls / (r.controls + r.targets) < .98]
@@ -274,7 +274,7 @@ def effect_bars(
     "The genes that change most."
     t = k.effects.head(n)
     with plot.style():
-        ax = plot._axes(None, (4.2, .7 + .18 * len(t)))
+        ax = plot.new_axes(None, (4.2, .7 + .18 * len(t)))
         ax.barh(range(len(t)), t["log2_fold"], color=[plot.PALETTE[5] if v > 0 else plot.PALETTE[0] for v in t["log2_fold"]], height=.75)
         ax.set_yticks(range(len(t)), [plot._text(g, 20) for g in t.index]); ax.invert_yaxis(); ax.axvline(0, color="#555555", lw=.8); ax.tick_params(axis="y", length=0)
         return plot._finish(ax, None, "log2 of the change", "")

@@ -160,7 +160,7 @@ def _step(k, log, theta):
 
 # %% ../nbs/foundations/kernels.ipynb #767543ce
 @kernel
-def _ladder(theta, C, D):
+def _small_count_table(theta, C, D):
     "C and D (counts, genes) for the counts below `_SMALL`"
     C[:2], D[:2] = _ZERO, _ZERO
     for x in range(2, _SMALL):
@@ -169,7 +169,7 @@ def _ladder(theta, C, D):
             C[x, j], D[x, j] = C[x - 1, j] + c, D[x - 1, j] + d
 
 @kernel
-def _climb(n, x, theta, C, D):
+def _small_count_sums(n, x, theta, C, D):
     "C and D for each of n small counts with a theta of its own"
     C[:n], D[:n] = _ZERO, _ZERO
     for i in range(1, _SMALL - 1):
@@ -246,7 +246,7 @@ def _product(z):
 
 # %% ../nbs/foundations/kernels.ipynb #f36ce565
 @kernel(forceinline=True)
-def _rest(z, log_z, r):
+def _stirling_rest(z, log_z, r):
     "S(z) and S'(z), what Stirling's formula leaves out of lgamma and digamma; r is 1 / (z _product(z))"
     small, y, Q = z < 8., z + 4., (z + 1.) * (z + 2.) * (z + 3.)
     iz, q = (r * Q * y if small else r), (r * z * Q if small else r)   # 1 / z and 1 / (argument of the series)
@@ -267,7 +267,7 @@ def _constant(x):
     "lgamma(x + 1) + x for any x > 0"
     if not x > 0.: return math.nan
     log_x = _log64(x)
-    return x * log_x + .5 * (log_x + 1.8378770664093453) + _rest(x, log_x, 1. / (x * _product(x)))[0]
+    return x * log_x + .5 * (log_x + 1.8378770664093453) + _stirling_rest(x, log_x, 1. / (x * _product(x)))[0]
 
 # %% ../nbs/foundations/kernels.ipynb #723604f4
 @kernel
@@ -276,7 +276,7 @@ def _theta_terms(n, b, theta, rest, drest):
     for k in range(n):
         z = _exp64(b[k])
         theta[k] = z
-        rest[k], drest[k] = _rest(z, b[k], 1. / (z * _product(z)))
+        rest[k], drest[k] = _stirling_rest(z, b[k], 1. / (z * _product(z)))
 
 # %% ../nbs/foundations/kernels.ipynb #129570ae
 @kernel
@@ -300,7 +300,7 @@ def _nb_large(n, x, K, a, b, theta, rest, drest, v, gm, gt):
         u, t = w * inv, (x[k] - mu) * inv
         L = _log64(u) + (t - (u - 1.) if abs(t) < 1e-3 else 0.)   # log(u), relatively exact near u = 1
         log_w = _log64(w)
-        s, ds = _rest(w, log_w, r)
+        s, ds = _stirling_rest(w, log_w, r)
         v[k] = K[k] - x[k] * a[k] - w * L + .5 * (log_w - b[k]) + rest[k] - s
         gm[k] = (mu - x[k]) * th * inv
         gt[k] = th * ((t - L) + (drest[k] - ds)) - .5 * x[k] * r * E
@@ -328,7 +328,7 @@ def _find_dense(row, col, val):
 
 # %% ../nbs/foundations/kernels.ipynb #4b4ed741
 @kernel
-def _part(n, col, val, limit, at, x):
+def _partition_counts(n, col, val, limit, at, x):
     "Small counts to the front of `at` and `x`, others to the back; returns how many of each"
     small = large = 0
     for k in range(n):
@@ -354,7 +354,7 @@ def _small_counts(kind, per_gene, n, at, x, a, low, high, offset, b, theta, C, D
         if kind > 0 and per_gene: Dm[k] = D[np.uint32(x[k]), j]
     if kind == 0: _poisson_small(n, x, am, Cm, v, gm)
     else:
-        if not per_gene: _climb(n, x, th, Cm, Dm)
+        if not per_gene: _small_count_sums(n, x, th, Cm, Dm)
         _nb_small(n, x, am, bm, th, Cm, Dm, v, gm, gt)
 
 # %% ../nbs/foundations/kernels.ipynb #0292e420
@@ -378,7 +378,7 @@ def _large_counts(kind, n, at, x, a, low, high, offset, b, w, v, gm, gt):
 
 # %% ../nbs/foundations/kernels.ipynb #1e410201
 @kernel
-def _put(kind, n, at, a, low, high, l, w, scale, v, gm, gt, gp):
+def _scatter(kind, n, at, a, low, high, l, w, scale, v, gm, gt, gp):
     "Puts n finished non-zeros in their places"
     lm, nv, ngm, ngt, ngp = w[0], w[5], w[6], w[7], w[8]
     if kind == 2:
@@ -400,12 +400,12 @@ def _row(kind, per_gene, far, a, low, high, offset, b, theta, l, C, D, n, col, v
         _nb_zeros(a, low, high, offset, b, theta, first, v, gm, gt)
         if far: _far_zeros(a, low, high, offset, b, first, v, gm, gt)
         if kind == 2: _inflate_zeros(l, scale, v, gm, gt, gp)
-    small, large = _part(n, col, val, _ZERO if far and kind else np.float32(_SMALL), at, x)
+    small, large = _partition_counts(n, col, val, _ZERO if far and kind else np.float32(_SMALL), at, x)
     _small_counts(kind, per_gene, small, at, x, a, low, high, offset, b, theta, C, D, w, w[5], w[6], w[7])
-    _put(kind, small, at, a, low, high, l, w, scale, v, gm, gt, gp)
+    _scatter(kind, small, at, a, low, high, l, w, scale, v, gm, gt, gp)
     at, x = at[n - large:n], x[n - large:n]
     bad = _large_counts(kind, large, at, x, a, low, high, offset, b, w64, w[5], w[6], w[7])
-    _put(kind, large, at, a, low, high, l, w, scale, v, gm, gt, gp)
+    _scatter(kind, large, at, a, low, high, l, w, scale, v, gm, gt, gp)
     if kind == 2 and ridge > _ZERO: _add_ridge(l, ridge, scale, v, gp)
     return bad
 
@@ -472,7 +472,7 @@ def _all_chunks(kind, per_gene, size, dense, crow, cols, vals, a, low, high, off
         for x in range(_SMALL): C[x, 0] = _TABLE[x] - x
     elif per_gene:
         far = _thetas(b[0], theta)
-        _ladder(theta, C, D)
+        _small_count_table(theta, C, D)
     longest = G
     for i in range(crow.size - 1): longest = max(longest, crow[i + 1] - crow[i])   # a column may be there twice: the last one counts
     for c in _prange(loss.size):

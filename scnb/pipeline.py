@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from . import __version__
-from .counts import _on_disk, canonical_order, check_counts, column, InputError
-from .metrics import _kmeans, _leiden, baseline, cluster_scores, relabel_by_size
+from .counts import backed_counts, canonical_order, check_counts, column, InputError
+from .metrics import kmeans, leiden, baseline, cluster_scores, relabel_by_size
 from .train import make_fabric, resolve_device
 
 # %% ../nbs/analysis/pipeline.ipynb #7c73fa5f
@@ -68,7 +68,7 @@ def check_run(
     "Look at all that can be wrong before any work is done."
     cls = model_class(method)
     if cls is not None and n_top_genes != "default" and "n_top_genes" not in cls._get_param_names(): raise InputError(f"method {method!r} has no parameter n_top_genes: leave it out")
-    if method == "pca" and _on_disk(adata, layer) is not None: raise InputError("method 'pca' needs all counts in memory: read the file without --backed")
+    if method == "pca" and backed_counts(adata, layer) is not None: raise InputError("method 'pca' needs all counts in memory: read the file without --backed")
     if n_top_genes not in ("default", None) and n_top_genes < 1: raise InputError(f"n_top_genes must be at least 1, not {n_top_genes}")
     check_machine(device, precision)
     report = check_counts(adata, layer=layer)
@@ -128,7 +128,7 @@ def cluster(
     if method == "scdeepcluster":
         model = cls(n_clusters=n_clusters, refits=0 if fast else 5 if refits is None else refits, **genes).fit(adata, layer=layer, seed=seed, **fit)
         codes, k = model.predict(adata), model.n_clusters_
-    base = {} if _on_disk(adata, layer) is not None else baseline(adata, k, seed=seed, layer=layer)     # it needs all counts in memory
+    base = {} if backed_counts(adata, layer) is not None else baseline(adata, k, seed=seed, layer=layer)     # it needs all counts in memory
     if codes is None: codes = base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
     if several := bool(consensus) and k > 1: codes = voted(adata, model, codes, consensus, layer, fit)
     return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start, several)
@@ -143,16 +143,16 @@ def partition(
     "k-means or Leiden on an embedding, as the baseline does it on principal components."
     order = canonical_order(adata, layer)
     z = z[order]
-    return relabel_by_size(_leiden(z, seed) if k is None else _kmeans(z, k, seed))[np.argsort(order)]
+    return relabel_by_size(leiden(z, seed) if k is None else kmeans(z, k, seed))[np.argsort(order)]
 
 # %% ../nbs/analysis/pipeline.ipynb #93e923c1
 def voted(adata, model, codes, n, layer, fit): # -> (cells,) codes by size
     "The vote of a finished model and `n` - 1 more with the next seeds."
     from sklearn.base import clone
-    from scnb.cluster_number import consensus
+    from scnb.cluster_number import consensus_labels
     fit = {k: v for k, v in fit.items() if k not in ("checkpoint_dir", "resume")}      # the folder is the first run's
     more = [clone(model).set_params(n_clusters=model.n_clusters_, refits=0).fit(adata, layer=layer, seed=model.seed_ + i, **fit).predict(adata) for i in range(1, n)]
-    return consensus(np.stack([codes, *more]))[0]
+    return consensus_labels(np.stack([codes, *more]))[0]
 
 def write_clusters(run:Clustering, adata):
     "Write the model's keys into `adata`; where fits have voted, their clusters, and no confidence of the one model."

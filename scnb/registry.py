@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from .counts import InputError
-from .reading import _one_line, read, write_h5ad
+from .reading import one_line, read, write_h5ad
 
 # %% ../nbs/foundations/registry.ipynb #c4019f65
 def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_all_genes
@@ -131,7 +131,7 @@ def _resuming(part, keep=True):
             except requests.HTTPError: raise
             except Exception as e:
                 if size() > had and i + 1 < PATIENCE.tries: continue
-                what = f"nothing came for {PATIENCE.silence:g} seconds" if "timed out" in str(e) else _one_line(e)
+                what = f"nothing came for {PATIENCE.silence:g} seconds" if "timed out" in str(e) else one_line(e)
                 raise ConnectionError(what + (f"; {size():,} bytes are kept, to go on from" if size() and keep else "")) from e
         os.replace(part, output_file)
     return download
@@ -183,7 +183,7 @@ def fetch(name, # a data set's name
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as tmp:
         try: adata = _paul15(tmp) if name == "paul15" else _download(name, entry, tmp)
         except MemoryError: raise
-        except Exception as e: raise InputError(f"data set {name!r} is not on this machine and could not be downloaded from {entry['url']} ({_one_line(e)}): {here}") from e
+        except Exception as e: raise InputError(f"data set {name!r} is not on this machine and could not be downloaded from {entry['url']} ({one_line(e)}): {here}") from e
         adata.uns["source"] = entry["source"]
         write_h5ad(adata, cache / f"{name}.h5ad")
     return cache / f"{name}.h5ad"

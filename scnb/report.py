@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from . import __version__, plot
-from .cluster_number import companions, evenly, FLOOR
+from .cluster_number import cell_stability, subsample_evenly, FLOOR
 from .counts import InputError, raw_or_layer
 from .files import Outputs
 from .html import (
-    audit_figures, cells_of, check_contrast, contents, contrast, contrast_figures, contrast_said,
+    audit_figures, cells_of, check_contrast, contents, contrast, contrast_figures, contrast_sentences,
     CSS, dots, download, figure, MACROS, Markers, markers, mitochondrial, per_cell, policy,
-    quality_by_cluster, quality_figures, quality_said, quick_audit, readings, SORT)
+    quality_by_cluster, quality_figures, quality_sentences, quick_audit, leakage_table, SORT)
 from .metrics import cluster_scores, confusion, label_codes, pca
 from .pipeline import check_storable, cluster, labels_of, stem, versions, write_clusters
 from .reading import read, write_h5ad
@@ -40,7 +40,7 @@ def shares_figure(e:Evidence): # -> list of no or one Figure
     "Why this number of clusters."
     if e.table is None or not len(e.table): return []
     tried = set(e.table.k)
-    ax = plot.granularity(e.table, e.k if e.k in tried else None, e.runner_up if e.runner_up in tried else None)
+    ax = plot.cluster_number(e.table, e.k if e.k in tried else None, e.runner_up if e.runner_up in tried else None)
     return [figure("shares explained and returned, and their product", "Share explained, share returned and their product against the number of clusters", ax)]
 
 def shown(table): # from `cluster_table`
@@ -60,7 +60,7 @@ def map_figures(
     seed=0,
 )->list: # of one or two Figures
     "The cells on a map, by cluster and by what they lose in refits; evenly spaced ones where there are very many."
-    pick = evenly(len(z), MOST_ON_MAP)
+    pick = subsample_evenly(len(z), MOST_ON_MAP)
     xy, codes, names = plot.umap(np.asarray(z)[pick], seed=seed), *label_codes(labels)
     out = [figure("clusters", "UMAP, cells coloured by cluster", plot.embedding(xy, pd.Categorical.from_codes(codes[pick], [str(n) for n in names]), label="cluster"))]
     if stability is None or np.isnan(stability).all(): return out
@@ -130,7 +130,7 @@ def card(
     if s is None and evidence.partitions is not None:
         s, codes, cells = np.full(adata.n_obs, np.nan), label_codes(labels)[0], np.arange(adata.n_obs) if evidence.cells is None else evidence.cells
         ok = codes[cells] >= 0
-        s[cells[ok]] = companions(np.unique(codes[cells[ok]], return_inverse=True)[1], evidence.partitions[:, ok])
+        s[cells[ok]] = cell_stability(np.unique(codes[cells[ok]], return_inverse=True)[1], evidence.partitions[:, ok])
     maps = map_figures(pca(adata, layer, seed=seed) if z is None else z, labels, s, seed)
     stages = None if evidence.stages is None else cells_of(stages_in_short(evidence.stages))
     return environment().from_string(MACROS + CARD + SURE + CARD_END + READ + "</ul></main></body></html>\n").render(
@@ -247,7 +247,7 @@ def in_short(
         own, best, which = t["ARI"].iloc[0], t["ARI"].iloc[1:].max(), t["ARI"].iloc[1:].idxmax()
         said.append(f"Against the labels in {brief(case.label_key)!r}, ARI is {own:.2f}; {which}, the better of the two baselines, reaches {best:.2f}" + (" and is ahead here." if best > own + .005 else "."))
     if run.model is not None: said.append(why_this_stage(run.model.stages_))
-    if case.contrast is not None: said.append(contrast_said(case.contrast)[1])
+    if case.contrast is not None: said.append(contrast_sentences(case.contrast)[1])
     if hasattr(case.denoising, "verdict"): said.append("Denoising, " + case.denoising.verdict()[-1][:1].lower() + case.denoising.verdict()[-1][1:])
     return said
 
@@ -357,7 +357,7 @@ MARKERS_SHOWN, MARKERS_KEPT = 5, 50      # for each cluster: on the page, and in
 def quality(case:Case): # -> dict for the template
     "Sentences, figures and table of quality control."
     q, n = per_cell(case.adata, case.run.counts.layer), int(mitochondrial(case.adata.var_names).sum())
-    return dict(said=quality_said(q, case.run.codes, n), figures=quality_figures(q), table=cells_of(quality_by_cluster(q, case.run.codes)))
+    return dict(said=quality_sentences(q, case.run.codes, n), figures=quality_figures(q), table=cells_of(quality_by_cluster(q, case.run.codes)))
 
 def markers_shown(m:Markers): # -> table
     "The first genes of each cluster, with headings for a reader."
@@ -374,7 +374,7 @@ def contrast_shown(k, codes, seed=0): # Contrast, (cells,) -> dict for the templ
     top = k.effects.head(20).rename(columns={"log2_fold": "log2 of the change", "with": "with the effect", "without": "without"}).rename_axis("gene").reset_index()
     top["gene"], apart = top["gene"].map(brief), k.apart.assign(group=k.apart["group"].map(brief)).rename(columns=dict(genes="most changed genes (log2)"))
     within = k.within.rename(columns=dict(controls="controls", targets="target cells", genes="most changed genes (log2)"))
-    return dict(said=contrast_said(k), readings=cells_of(readings(k)), figures=contrast_figures(k, codes, seed), effects=cells_of(top), within=cells_of(within), apart=cells_of(apart) if len(apart) else None,
+    return dict(said=contrast_sentences(k), readings=cells_of(leakage_table(k)), figures=contrast_figures(k, codes, seed), effects=cells_of(top), within=cells_of(within), apart=cells_of(apart) if len(apart) else None,
                 key=brief(k.key), control=brief(k.control), several=len(k.names) > 2)
 
 # %% ../nbs/analysis/build_report.ipynb #d8f803b5

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..contrastivevi import ContrastiveVI, reading
-from ..counts import _codes, counts_of, data_hash
+from ..counts import encode_levels, counts_of, data_hash
 from ..registry import load
 from ..simulation import simulate_contrastive
-from .peers import run_beside
-from ..metrics import _kmeans, cluster_scores, latent_auc, pca, salient_scores
-from ..train import Clock
+from .peers import run_in_environment
+from ..metrics import kmeans, cluster_scores, latent_auc, pca, salient_scores
+from ..train import EpochTimer
 from ..vae_norms import VAE
 
 # %% ../../nbs/studies/contrast_study.ipynb #19b97e25
@@ -30,7 +30,7 @@ def fitted(
     train, adata, seed, epochs, batch_size,
 ): # -> the model, what every record holds
     "Fit on the training cells; seconds, epochs, bound of the others."
-    start, model._callbacks = time.perf_counter(), [clock := Clock()]
+    start, model._callbacks = time.perf_counter(), [clock := EpochTimer()]
     model.fit(adata[train].copy(), seed=seed, max_epochs=epochs, batch_size=batch_size, device="cpu", progress=False)
     seconds = time.perf_counter() - start
     record = dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_, epochs=len(model.history_), seconds=round(seconds, 2), epoch_seconds=round(float(np.median(np.diff(clock.times["train"]))), 4))
@@ -135,7 +135,7 @@ def beside(
     obs = pd.DataFrame(dict(train=train, target=adata.obs[key].astype(str).to_numpy() != control, batch=batch), index=adata.obs_names.astype(str))
     genes = np.asarray(counts_of(adata).sum(0)).ravel() > 0
     anndata.AnnData(counts_of(adata)[:, genes], obs=obs, var=pd.DataFrame(index=adata.var_names[genes].astype(str))).write_h5ad(path)
-    told = json.loads(run_beside("peers", PEER_START + PEERS[method] + PEER_END, path, seed, torch.get_num_threads(), epochs, batch_size, int(stop)).splitlines()[-1])
+    told = json.loads(run_in_environment("peers", PEER_START + PEERS[method] + PEER_END, path, seed, torch.get_num_threads(), epochs, batch_size, int(stop)).splitlines()[-1])
     with np.load(path + ".npz") as f: spaces = dict(f)
     return spaces, told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=int(genes.sum()))
 
@@ -220,14 +220,14 @@ def measure_papalexi(params, work):
     held = split_by(adata.obs[["perturbation", "batch"]], .3, seed)
     spaces, record, model = spaces_of(method, adata, ~held, seed, work, 60, 512, "perturbation", "non-targeting", "batch", **SCREEN)
     obs = adata.obs[held]
-    target, batch, depth = obs["perturbation"].astype(str).to_numpy(), _codes(obs["batch"], "batch")[0], np.log(obs["n_counts_all_genes"].to_numpy())
+    target, batch, depth = obs["perturbation"].astype(str).to_numpy(), encode_levels(obs["batch"], "batch")[0], np.log(obs["n_counts_all_genes"].to_numpy())
     record["spaces"] = {}
     for name, z in spaces.items():
         z = z[held]
         n = 60 if name == "salient" else 0
         record["spaces"][name] = screen_scores(z, target, batch, "non-targeting", depth, n, seed) | dict(dims=z.shape[1])
         if z.shape[1] > 60: continue
-        some, perturbed = np.sort(np.random.default_rng(seed).permutation(len(z))[:2500]), _codes(obs["perturbation"], "perturbation")[0]
+        some, perturbed = np.sort(np.random.default_rng(seed).permutation(len(z))[:2500]), encode_levels(obs["perturbation"], "perturbation")[0]
         record["spaces"][name] |= dict(replicate=reading(z[some], batch[some], perturbed[some], 8 if n else 0, seed), shifts=(shifts(z, target, batch, "non-targeting") / z.std(0)).round(4).to_dict("split"))
     return record
 
@@ -237,9 +237,9 @@ SCREEN = dict(batch_match=10.)       # what all our settings share on this data
 def treatment_scores(z, types, condition, seed): # -> dict
     "Type ARI (mean of three starts of k-means) and AUC of the condition by line and by forest; type read in treated cells."
     k = types.nunique()
-    ari = np.mean([cluster_scores(types, _kmeans(z, k, seed + i))["ari"] for i in range(3)])
+    ari = np.mean([cluster_scores(types, kmeans(z, k, seed + i))["ari"] for i in range(3)])
     return dict(type_ari=float(ari), condition_auc=latent_auc(z, condition, seed=seed), condition_forest=latent_auc(z, condition, model="forest", seed=seed),
-                type_auc=reading(z, _codes(types, "type")[0], np.zeros(len(z), int), 0, seed)["auc"])
+                type_auc=reading(z, encode_levels(types, "type")[0], np.zeros(len(z), int), 0, seed)["auc"])
 
 def measure_kang(params, work):
     "One method on treated and control blood: are types kept, and is the condition gone?"
@@ -282,7 +282,7 @@ def measure_planted(params, work):
     held = split_by(adata.obs[["target", "salient", "batch"]], .5, seed)
     obs, rows = adata.obs[held], []
     subgroup = obs["salient"].astype(object).where(obs["salient"] != "control")
-    target, batch = obs["target"].to_numpy(), _codes(obs["batch"], "batch")[0]
+    target, batch = obs["target"].to_numpy(), encode_levels(obs["batch"], "batch")[0]
     for method in ("contrastive", "paper", "vae"):
         spaces, record, _ = spaces_of(method, adata, ~held, seed, work, 60, 64, "target", "control", "batch")
         pairs = dict(vae=("vae", "pca")).get(method, ("salient", "background"))
@@ -304,7 +304,7 @@ def measure_overfit(params, work):
     held = split_by(adata.obs[["perturbation", "batch"]], .3, seed)
     model = ContrastiveVI(**dict(condition_key="perturbation", control=control, batch_key="batch", noise=0., dropout=0.) | CURES[params["cure"]])
     model.fit(adata[~held].copy(), seed=seed, max_epochs=150, batch_size=512, early_stopping=params["cure"] == "early_stopping", device="cpu", progress=False)
-    z, target, batch, h = model.transform(adata), adata.obs["perturbation"].astype(str).to_numpy(), _codes(adata.obs["batch"], "batch")[0], model.history_
+    z, target, batch, h = model.transform(adata), adata.obs["perturbation"].astype(str).to_numpy(), encode_levels(adata.obs["batch"], "batch")[0], model.history_
     out = dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_, epochs=len(h), train_elbo=model.elbo(adata[~held].copy()), elbo=model.elbo(adata[held].copy()))
     for where, rows in (("training", ~held), ("held_out", held)):
         for what, names in FEW.items(): out[f"{where}_{what}"] = float(np.mean([target_auc(z[rows], target[rows], batch[rows], g, control, seed)["auc"] for g in names]))

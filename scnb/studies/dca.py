@@ -17,7 +17,7 @@ from ..counts import InputError, counts_of
 from ..registry import load
 from ..dca import DCA, audit, dropout_scores, precision_recall
 from ..denoising_audit import corrected_correlation, exchanged_loss, implied_correlation, knn_smooth, log_expression, log_mse, molecular_cv, nearest, split_counts, totals
-from .peers import python_beside, run_beside
+from .peers import environment_python, run_in_environment
 
 # %% ../../nbs/studies/dca_study.ipynb #1c30e261
 LEVELS = ("dropout1", "dropout3", "dropout5")
@@ -27,11 +27,11 @@ def groups_found(M, labels, scaled, seed=0)->float: # adjusted Rand index
     "k-means on 20 principal components of log-normalised values, against the groups."
     from sklearn.decomposition import PCA
     from sklearn.metrics import adjusted_rand_score
-    from scnb.metrics import _kmeans
+    from scnb.metrics import kmeans
     Z = log_expression(M, np.median(M.sum(1)))
     Z = Z - Z.mean(0)
     if scaled: Z = np.clip(Z / np.maximum(Z.std(0), 1e-12), -10, 10)
-    return float(adjusted_rand_score(labels, _kmeans(PCA(20, random_state=seed).fit_transform(Z), len(set(labels)), seed)))
+    return float(adjusted_rand_score(labels, kmeans(PCA(20, random_state=seed).fit_transform(Z), len(set(labels)), seed)))
 
 def plain(M):
     "A dense array of doubles."
@@ -83,7 +83,7 @@ def magic_smooth(X, seed=0)->np.ndarray: # counts, CSR -> (cells, genes) float32
     with tempfile.TemporaryDirectory() as tmp:
         X, there, back = X.tocsr(), Path(tmp)/"x.npz", Path(tmp)/"y.npy"
         np.savez(there, data=X.data, indices=X.indices, indptr=X.indptr, shape=X.shape)
-        run_beside("magic", MAGIC, there, back, seed)
+        run_in_environment("magic", MAGIC, there, back, seed)
         return np.load(back)
 
 # %% ../../nbs/studies/dca_study.ipynb #ad614376
@@ -92,7 +92,7 @@ def measure_mcv(params, work):
     a, seed = load(params["data"]), params["seed"]
     fitted = lambda **kw: lambda b: DCA(**kw).fit(b, seed=seed, progress=False).denoise(b)
     methods = {"DCA": fitted(), "DCA, Poisson": fitted(likelihood="poisson"), "80 neighbours to the power 1.5": lambda b: knn_smooth(b.X, nearest(b.X, 80, seed), 80) ** 1.5, "no denoising": lambda b: plain(b.X)}
-    if python_beside("magic"): methods["MAGIC"] = lambda b: magic_smooth(b.X, seed)
+    if environment_python("magic"): methods["MAGIC"] = lambda b: magic_smooth(b.X, seed)
     t = molecular_cv(a, methods, seed=seed, also=dict(log_mse=log_mse, exchanged=exchanged_loss))
     X = counts_of(a)
     return dict(n_cells=a.n_obs, n_genes=a.n_vars, nothing_exchanged=float(X.sum() / 10 / np.prod(X.shape)), rows=[{k: None if pd.isna(v) else v for k, v in r.items()} for r in t.to_dict("records")])

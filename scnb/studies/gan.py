@@ -9,7 +9,7 @@ __all__ = ['ARMS', 'halves', 'measure_gan', 'resampled', 'cut', 'rare_f1', 'meas
 import time
 import numpy as np
 import pandas as pd
-from ..cscgan import CscGAN, ScGAN, judge, nb_per_cluster, nb_per_label
+from ..cscgan import CscGAN, ScGAN, evaluate_generated, nb_per_cluster, nb_per_label
 from ..counts import InputError, counts_of, data_hash
 from ..registry import REGISTRY, load
 
@@ -52,7 +52,7 @@ def measure_gan(params, work=None):
     start = time.perf_counter()
     fake, more = ARMS[params["arm"]](train, held.n_obs, label, params["seed"])
     seconds = round(time.perf_counter() - start, 2)
-    splits = [judge(train, held, fake, label_key=label, seed=s) for s in range(3 if held.n_obs < 3000 else 1)]
+    splits = [evaluate_generated(train, held, fake, label_key=label, seed=s) for s in range(3 if held.n_obs < 3000 else 1)]
     scores = {k: None if splits[0][k] is None else float(np.mean([s[k] for s in splits])) for k in splits[0]}
     return dict(data_hash=data_hash(train), n_cells=train.n_obs, n_genes=fake.n_vars, seconds=seconds) | more | {k: None if v is not None and np.isnan(v) else v for k, v in scores.items()}
 
@@ -84,8 +84,8 @@ def cut(train, label, rare, left, seed):
 def _points(train, genes):
     "A function from counts to the components that classifiers see; fitted on training cells."
     from scipy.sparse import csr_matrix
-    from scnb.metrics import _Reference
-    scale = _Reference(csr_matrix(counts_of(train[:, genes])))
+    from scnb.metrics import ReferenceSpace
+    scale = ReferenceSpace(csr_matrix(counts_of(train[:, genes])))
     return lambda a: scale.pca.transform(scale.scale(csr_matrix(counts_of(a[:, genes]))))
 
 def rare_f1(z, y, test, truth, rare, seed):

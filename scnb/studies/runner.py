@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 from ..counts import data_hash, InputError
 from ..files import Outputs
-from ..metrics import baseline, cluster_scores, kept, results_folder
+from ..metrics import baseline, cluster_scores, load_results, results_folder
 from ..pipeline import (
     cluster, labels_of, machine, model_class, partition, peak_mb, stem, versions)
 from ..reading import read
 from ..registry import embedded, fetch, locate, REGISTRY
-from ..train import Clock
+from ..train import EpochTimer
 
 # %% ../../nbs/studies/runner.ipynb #d091ddf6
 def open_data(
@@ -192,7 +192,7 @@ def results(
 )->pd.DataFrame: # one row per file
     "All runs of one kind, flat: scores, and the baseline's as pca_kmeans_ari and so on."
     rows = []
-    for r in kept(kind, results_dir):
+    for r in load_results(kind, results_dir):
         base = {f"{m}_{k}": v for m, b in r.pop("baseline", {}).items() for k, v in b.items()}
         rows.append({k: v for k, v in r.items() if not isinstance(v, (list, dict))} | base | stage_scores(r.get("stages", [])))
     return pd.DataFrame(rows)
@@ -280,12 +280,12 @@ def simulate_to(
 ):
     "Simulated counts, written to a file block by block."
     import anndata, h5py
-    from scnb.simulation import _draw, _factors
+    from scnb.simulation import draw_with_dropout, gene_factors
     rng = np.random.default_rng(seed)
-    profiles = (rng.gamma(.6, 1, n_genes) + 1e-3) * _factors(rng, n_groups, n_genes, .1, 1.)       # (groups, genes)
+    profiles = (rng.gamma(.6, 1, n_genes) + 1e-3) * gene_factors(rng, n_groups, n_genes, .1, 1.)       # (groups, genes)
     profiles, theta = profiles / profiles.sum(1, keepdims=True), 3 * rng.lognormal(0, .3, n_genes)
     group = rng.integers(n_groups, size=n_cells)
-    def counts(at): return _draw(rng, profiles, group[at], np.ones((1, n_genes)), np.zeros(len(at), int), .13 * n_genes * rng.lognormal(0, .35, len(at)), theta, .3)[1]
+    def counts(at): return draw_with_dropout(rng, profiles, group[at], np.ones((1, n_genes)), np.zeros(len(at), int), .13 * n_genes * rng.lognormal(0, .35, len(at)), theta, .3)[1]
     obs = pd.DataFrame(dict(group=pd.Categorical([f"g{i}" for i in group])), index=[f"cell_{i}" for i in range(n_cells)])
     first, *others = np.split(np.arange(n_cells), range(block, n_cells, block))
     anndata.AnnData(counts(first), var=pd.DataFrame(index=[f"gene_{j}" for j in range(n_genes)])).write_h5ad(path)
@@ -349,10 +349,10 @@ def outlook(runs, todo): # runs from `plan`, names from `to_make`
 
 def lacking(todo): # names from `to_make`
     "Lines about environments of their own that these runs need and that are not here."
-    from scnb.studies.peers import python_beside
+    from scnb.studies.peers import environment_python
     peers, magic = [n for n in todo if "scvi" in n], [n for n in todo if n.startswith("mcv-")]
-    if peers and not python_beside("peers"): yield f"{len(peers)} of them need scvi-tools: `make bench-peers` makes its environment"
-    if magic and not python_beside("magic"): yield "MAGIC is left out: `make bench-magic` makes its environment"
+    if peers and not environment_python("peers"): yield f"{len(peers)} of them need scvi-tools: `make bench-peers` makes its environment"
+    if magic and not environment_python("magic"): yield "MAGIC is left out: `make bench-magic` makes its environment"
 
 def _stored(name):
     "The stored record in the file of this name; None if there is none."
@@ -397,7 +397,7 @@ def measure_memory(params, work):
     base, start = peak_mb(), time.perf_counter()
     adata = anndata.read_h5ad(path, backed="r" if params["where"] == "disk" else None)
     model = DCA() if params["model"] == "dca" else ScDeepCluster(n_clusters=8, finetune_epochs=1)
-    model._callbacks = [clock := Clock()]
+    model._callbacks = [clock := EpochTimer()]
     estimate = memory_estimate(adata, n_top_genes=None, baseline=False).total
     model.fit(adata, max_epochs=2, validation=0., early_stopping=False, seed=params["seed"], device="cpu", progress=False)
     return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
@@ -494,13 +494,13 @@ def measure_settings(params, work):
     from functools import partial
     from scnb.data import Recipe, prepared
     from scnb.counts import counts_of
-    from scnb.cluster_number import compare_settings, consensus, embed_pca
+    from scnb.cluster_number import compare_settings, consensus_labels, embed_pca
     adata, name, key = open_data(params["data"])
     some = prepared(adata, n_top_genes=2000 if adata.n_vars > 2500 else adata.n_vars // 4)      # files that hold variable genes only: a quarter of them
     genes = Recipe.of(some).match(some)
     ways = {f"{g}, {s}": partial(embed_pca, genes=i, scale=s == "scaled") for g, i in (("variable", genes), ("all", None)) for s in ("scaled", "not scaled")}
     found = compare_settings(counts_of(adata), ways, seed=params["seed"])
-    ari = [cluster_scores(adata.obs[key], consensus(g.partitions(g.k))[0])["ari"] for g in found.values()]
+    ari = [cluster_scores(adata.obs[key], consensus_labels(g.partitions(g.k))[0])["ari"] for g in found.values()]
     score = [float(g.table.score.max()) for g in found.values()]
     own = list(found).index("variable, scaled")
     return dict(best=next(iter(found)), ari_best=ari[0], ari_default=ari[own], ari_mean=float(np.mean(ari)), setting=list(found), k=[g.k for g in found.values()], score=score, ari=ari)

@@ -29,7 +29,7 @@ from ..counts import InputError
 from ..data import batches, prepared
 from ..registry import fetch, load, locate
 from ..simulation import simulate
-from .peers import run_beside
+from .peers import run_in_environment
 from ..dca import CountAutoencoder, CountTask
 from ..nn import n_params
 from ..train import Loop, make_fabric
@@ -360,7 +360,7 @@ def peer_speed(cells=128, genes=2000, nonzero=.1, rounds=3)->dict:
     ours, theirs = [], []
     for r in range(rounds):
         code = PEER.format(threads=torch.get_num_threads(), cells=cells, genes=genes, nonzero=nonzero, epoch=r == 0)
-        theirs.append(json.loads(run_beside("peers", code).splitlines()[-1]))
+        theirs.append(json.loads(run_in_environment("peers", code).splitlines()[-1]))
         calls = {"fused": likelihood_calls(cells, genes, nonzero)["fused"]}
         ours.append(float(np.median(side_by_side(calls, 15)["fused"])) / (cells * genes) * 1e9)
     return dict(peer="scvi-tools", version=theirs[0]["version"], torch=theirs[0]["torch"], likelihood_ns=float(np.median([t["likelihood_ns"] for t in theirs])), ours_ns=float(np.median(ours)), scvi_step_ms=next(t["scvi_step_ms"] for t in theirs if "scvi_step_ms" in t))
@@ -375,7 +375,7 @@ def run_speed(
     "Measure everything on this page; a file that is there is read instead."
     folder = results_folder(results_dir); file = folder / "speed.json"
     if file.exists() and not overwrite: return json.loads(file.read_text())
-    if peers: run_beside("peers", "import scvi")          # before hours of measuring
+    if peers: run_in_environment("peers", "import scvi")          # before hours of measuring
     locate("worm_neuron") or fetch("worm_neuron")
     adata, record = load("worm_neuron"), dict(kind="speed", command=f"scnb bench speed{' --peers' if peers else ''}", machine=machine(), threads=torch.get_num_threads(), versions=versions())
     say("likelihood"); record["likelihood"] = likelihood_speed()

@@ -14,9 +14,9 @@ import pandas as pd
 from ..registry import REGISTRY, load
 from ..data import Recipe, prepared
 from ..counts import counts_of, data_hash
-from .peers import run_beside
-from ..metrics import _kmeans, _leiden, _neighbours, baseline, cluster_scores, mixing_scores, pca
-from ..train import Clock, Fit, Memory, Settings, make_fabric
+from .peers import run_in_environment
+from ..metrics import kmeans, leiden, nearest_neighbours, baseline, cluster_scores, mixing_scores, pca
+from ..train import EpochTimer, Fit, FitState, Settings, make_fabric
 from ..vae_norms import VAE
 
 # %% ../../nbs/studies/vae_study.ipynb #29406f7d
@@ -24,7 +24,7 @@ def held_out(
     model, adata, seed, # as for `model.fit(adata, seed=seed)`
 )->np.ndarray: # rows
     "The cells that a fit holds out; known without fitting, since the split is a function of names and seed."
-    return Fit(make_fabric("cpu"), model._prepared(adata, None, None), Settings(seed=seed), Memory()).val
+    return Fit(make_fabric("cpu"), model._prepared(adata, None, None), Settings(seed=seed), FitState()).val
 
 def space_scores(
     z, # (cells, dimensions)
@@ -32,7 +32,7 @@ def space_scores(
     seed,
 )->dict:
     "ARI of k-means (with as many clusters as there are labels) and of Leiden 1.0 on an embedding."
-    found = dict(kmeans=_kmeans(z, labels.nunique(), seed), leiden=_leiden(z, seed))
+    found = dict(kmeans=kmeans(z, labels.nunique(), seed), leiden=leiden(z, seed))
     return {f"{m}_ari": cluster_scores(labels, c)["ari"] for m, c in found.items()} | dict(leiden_k=len(set(found["leiden"])))
 
 # %% ../../nbs/studies/vae_study.ipynb #5df519c7
@@ -42,7 +42,7 @@ def fitted_vae(
 )->tuple: # the model, what every record holds
     "A VAE with these settings: held-out bound, ARI, epochs, seconds."
     start, model = time.perf_counter(), VAE(**kw)
-    model._callbacks = [clock := Clock()]
+    model._callbacks = [clock := EpochTimer()]
     model.fit(adata, seed=seed, batch_size=batch_size, device="cpu", progress=False)
     seconds, val = time.perf_counter() - start, held_out(model, adata, seed)
     epoch_seconds = round(float(np.median(np.diff(clock.times["train"]))), 4)
@@ -110,7 +110,7 @@ def measure_batches(params, work):
     model, record = fitted_vae(adata, labels, params["seed"], **kw)
     z, there = model.transform(adata), pd.crosstab(labels, batch) > 0
     common = labels.isin(there.index[there.all(axis=1)]).to_numpy()
-    near = labels.to_numpy()[_neighbours(z, 30)[1]] == labels.to_numpy()[:, None]       # (cells, 30)
+    near = labels.to_numpy()[nearest_neighbours(z, 30)[1]] == labels.to_numpy()[:, None]       # (cells, 30)
     mix = mixing_scores(z, batch, labels) | {f"common_{k}": v for k, v in mixing_scores(z[common], batch[common], labels[common]).items() if k.startswith("ilisi")}
     return record | mix | dict(lacking=sorted(there.index[~there.all(axis=1)]), lacking_purity=float(near[~common].mean()), common_purity=float(near[common].mean()))
 
@@ -159,7 +159,7 @@ def scvi_space(
     genes, held = Recipe.of(model._prepared(adata, None, None)).match(adata), np.isin(np.arange(adata.n_obs), held_out(model, adata, seed))
     obs, var = pd.DataFrame(dict(held=held), index=adata.obs_names.astype(str)), pd.DataFrame(index=adata.var_names[genes].astype(str))
     anndata.AnnData(counts_of(adata)[:, genes], obs=obs, var=var).write_h5ad(path)
-    told = json.loads(run_beside("peers", SCVI, path, seed, torch.get_num_threads()).splitlines()[-1])
+    told = json.loads(run_in_environment("peers", SCVI, path, seed, torch.get_num_threads()).splitlines()[-1])
     return np.load(path + ".npy"), told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=len(genes))
 
 def measure_vae(params, work):
