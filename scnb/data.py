@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log_normalize', 'preprocess', 'params_of', 'prepared', 'Recipe', 'Batch', 'encode_covariates', 'Batches', 'batches',
-           'Moments', 'block_plan', 'DiskBatches', 'CountsError', 'InputError', 'check_counts', 'read', 'datasets',
-           'embedded', 'load', 'simulate', 'simulate_contrastive']
+           'Moments', 'DiskBatches', 'CountsError', 'InputError', 'check_counts', 'read', 'datasets', 'embedded',
+           'load', 'simulate', 'simulate_contrastive']
 
 # %% ../nbs/01_data.ipynb #c93e1fa2
 import warnings
@@ -376,7 +376,7 @@ def _measure_disk(counts, order, size_factor, log1p, min_cells, n_top_genes, bat
     return genes, top, model.mean, np.where(std == 0, 1, std)
 
 # %% ../nbs/01_data.ipynb #d380da22
-def block_plan(index, batch_size, seed, block=32, ahead=8192):
+def _block_plan(index, batch_size, seed, block=32, ahead=8192):
     "An epoch in shuffled blocks: for each batch its rows, and the rows to read with it."
     from scdataset import BlockShuffling, scDataset
     fetch = max(1, round(ahead / batch_size))
@@ -396,7 +396,7 @@ class DiskBatches(Batches):
         if self.world_size > 1: raise InputError("training from disk runs in one process: use devices=1, or read the file into memory")
     def plan(self):
         o = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
-        return block_plan(np.sort(self.index), self.batch_size, int(o[0]), self.block, self.ahead)
+        return _block_plan(np.sort(self.index), self.batch_size, int(o[0]), self.block, self.ahead)
     def order(self): return np.concatenate([rows for rows, _ in self.plan()]) if self.shuffle else self.index
     def iterate(self, start=0):
         "The batches of this epoch from number `start` on; what comes before is not read."
