@@ -30,7 +30,8 @@ def _complain(text, where="scnb"):
     "One line on stderr."
     print(f"{where}: {_as_typed(text)}", file=sys.stderr)
 
-_COMMAND, _OPTIONS = [], {}        # what was typed; the options of its command, by their names in Python; noted by `Group.main`
+# what was typed; the options of its command, by their names in Python; noted by `Group.main`
+_COMMAND, _OPTIONS = [], {}
 
 def _as_typed(text):
     "The same, with parameters as the command line has them: n_clusters=5 as --n-clusters 5."
@@ -45,30 +46,45 @@ def _as_typed(text):
 def _options_of(command):
     "The options of a command: name in Python -> as typed, and how to say no."
     names = lambda p: (max(p.opts, key=len), next(iter(p.secondary_opts), ""))
-    return {p.name: names(p) for p in getattr(command, "params", ()) if p.param_type_name == "option"}
+    return {p.name: names(p)
+        for p in getattr(command, "params", ()) if p.param_type_name == "option"}
 
 # %% ../nbs/analysis/cli.ipynb #50ca71ca
 def _exit_code(error, where="scnb"):
     "The exit code for an error, which is told in one line."
-    if isinstance(error, _UsageError): return _complain(f"{_one_line(error).rstrip('.')}; see {getattr(error.ctx, 'command_path', where)} --help", where) or 2
+    if isinstance(error, _UsageError):
+        return _complain(f"{_one_line(error).rstrip('.')}; see "
+            f"{getattr(error.ctx, 'command_path', where)} --help", where) or 2
     if isinstance(error, _ClickError): return _complain(_one_line(error), where) or 2
-    if isinstance(error, (_Interrupted, KeyboardInterrupt, typer.Abort)): return _complain(_one_line(error) or "interrupted", where) or 130
+    if isinstance(error, (_Interrupted, KeyboardInterrupt, typer.Abort)):
+        return _complain(_one_line(error) or "interrupted", where) or 130
     if _is_input_error(error): return _complain(_one_line(error), where) or 2
-    if _no_room(error): return _complain("there is no room to write: the disk is full, or a limit is reached; nothing was written; make room or name another place", where) or 2
-    if isinstance(error, OSError) and error.filename: return _complain(f"{error.filename}: {error.strerror}; name another place, or make room", where) or 2
-    if isinstance(error, MemoryError): return _complain("not enough memory; use a machine with more, or fewer genes (--n-top-genes)", where) or 1
+    if _no_room(error):
+        return _complain("there is no room to write: the disk is full, or a limit is reached; "
+            "nothing was written; make room or name another place", where) or 2
+    if isinstance(error, OSError) and error.filename:
+        return _complain(f"{error.filename}: {error.strerror}; name another place, or make room",
+            where) or 2
+    if isinstance(error, MemoryError):
+        return _complain("not enough memory; use a machine with more, or "
+            "fewer genes (--n-top-genes)", where) or 1
     if os.environ.get("SCNB_DEBUG"): raise error
-    return _complain(f"a fault of ours: {type(error).__name__}: {_one_line(error)[:500]}; please report it (SCNB_DEBUG=1 shows where)", where) or 1
+    return _complain(f"a fault of ours: {type(error).__name__}: {_one_line(error)[:500]}; please "
+        f"report it (SCNB_DEBUG=1 shows where)", where) or 1
 
 def _no_room(error):
-    "Whether a disk, a quota or a limit on file size ended a write; HDF5 and safetensors tell by their text only."
+    """Whether a disk, a quota or a limit on file size ended a write; HDF5 and safetensors tell
+    by their text only."""
     import errno
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return getattr(error, "errno", None) in full or re.search(rf"No space left|File too large|quota exceeded|(?:errno = |code: |os error )(?:{'|'.join(map(str, full))})\b", str(error)) is not None
+    return getattr(error, "errno",
+        None) in full or re.search(rf"No space left|File too large|quota exceeded|(?:errno = "
+        rf"|code: |os error )(?:{'|'.join(map(str, full))})\b", str(error)) is not None
 
 def _is_input_error(error):
     "Whether this is scnb's InputError, without importing what defines it."
-    return any(c.__name__ == "InputError" and c.__module__ == "scnb.counts" for c in type(error).__mro__)
+    return any(c.__name__ == "InputError"
+        and c.__module__ == "scnb.counts" for c in type(error).__mro__)
 
 # %% ../nbs/analysis/cli.ipynb #6f1df4ad
 _HELD = []           # lines that wait; None: no waiting
@@ -109,7 +125,8 @@ class _Group(TyperGroup):
 
     def main(self, args=None, prog_name="scnb", standalone_mode=True, **extra):
         import logging, warnings
-        for name in ("matplotlib", "lightning_fabric"): logging.getLogger(name).setLevel(logging.ERROR)
+        for name in ("matplotlib", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         program = args is None                                  # and not called from Python
         _COMMAND[:] = args = list(sys.argv[1:] if program else args)
         where = " ".join(["scnb", *args[:1]]) if args and args[0] in self.commands else "scnb"
@@ -126,7 +143,8 @@ class _Group(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 def _leave(code):
-    "End at once: Python, once interrupted inside an `exec`, would end by signal whatever code it is given."
+    """End at once: Python, once interrupted inside an `exec`, would end by signal whatever code
+    it is given."""
     for stream in (sys.stdout, sys.stderr): stream.flush()
     os._exit(code)
 
@@ -136,11 +154,16 @@ def _quiet_pipe():
     return 0
 
 # %% ../nbs/analysis/cli.ipynb #18d266d0
-app = typer.Typer(name="scnb", cls=_Group, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False,
-                  help="Learn, run and trust deep models of single-cell RNA-seq.", epilog="scnb COMMAND --help shows the options of a command.", context_settings=dict(help_option_names=["-h", "--help"]))
+app = typer.Typer(name="scnb", cls=_Group, add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False, no_args_is_help=False,
+    help="Learn, run and trust deep models of single-cell RNA-seq.",
+    epilog="scnb COMMAND --help shows the options of a command.",
+    context_settings=dict(help_option_names=["-h", "--help"]))
 
 @app.callback()
-def _(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=lambda v: _show_version(v))] = False): pass
+def _(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True,
+                callback=lambda v: _show_version(v))] = False):
+    pass
 
 def _show_version(wanted):
     "Print the version and leave."
@@ -148,24 +171,36 @@ def _show_version(wanted):
     if wanted: print(__version__); raise typer.Exit()
 
 # %% ../nbs/analysis/cli.ipynb #28a80544
-def _option(*names, **kw): return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
+def _option(*names, **kw):
+    return typer.Option(*names, show_default=kw.pop("show_default", False), **kw)
 
-_Input = Annotated[Path, typer.Argument(metavar="IN", help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
-K = Annotated[Optional[int], _option("--n-clusters", "-k", metavar="K", help="Number of clusters; estimated if not given.")]
-_LabelKey = Annotated[Optional[str], _option("--label-key", metavar="L", help="Column of known labels, for scores only.")]
+_Input = Annotated[Path, typer.Argument(metavar="IN",
+        help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.", show_default=False)]
+K = Annotated[Optional[int],
+    _option("--n-clusters", "-k", metavar="K", help="Number of clusters; estimated if not given.")]
+_LabelKey = Annotated[Optional[str],
+    _option("--label-key", metavar="L", help="Column of known labels, for scores only.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")]
 _Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides everything random.")]
 _Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-_Layer = Annotated[Optional[str], _option("--layer", help="Layer with the counts, or X, or raw; default: counts if there, else X.")]
-_Transpose = Annotated[Optional[bool], typer.Option("--transpose/--no-transpose", help="Genes are in rows, or are not; default: as the names show.", show_default=False)]
-_NonInteger = Annotated[bool, typer.Option("--allow-non-integer", help="Take pseudo-counts, as salmon or alevin estimate them.")]
-_TopGenes = Annotated[Optional[int], _option("--n-top-genes", min=0, metavar="N", help="Most variable genes to learn from; 0: all; default: the model's.")]
-_CheckpointDir = Annotated[Optional[Path], _option("--checkpoint", metavar="DIR", help="Folder to keep the state of training in.")]
+_Layer = Annotated[Optional[str], _option("--layer",
+        help="Layer with the counts, or X, or raw; default: counts if there, else X.")]
+_Transpose = Annotated[Optional[bool], typer.Option("--transpose/--no-transpose",
+        help="Genes are in rows, or are not; default: as the names show.", show_default=False)]
+_NonInteger = Annotated[bool, typer.Option("--allow-non-integer",
+        help="Take pseudo-counts, as salmon or alevin estimate them.")]
+_TopGenes = Annotated[Optional[int], _option("--n-top-genes", min=0,
+        metavar="N", help="Most variable genes to learn from; 0: all; default: the model's.")]
+_CheckpointDir = Annotated[Optional[Path],
+    _option("--checkpoint", metavar="DIR", help="Folder to keep the state of training in.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
-_MaxEpochs = Annotated[Optional[int], _option("--max-epochs", min=1, metavar="N", help="Train at most so long; default: the model's.")]
+_MaxEpochs = Annotated[Optional[int], _option("--max-epochs", min=1,
+        metavar="N", help="Train at most so long; default: the model's.")]
 _Precision = Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, ...")]
-_Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters; with -k, nothing is done again.")]
-_MetricsFile = Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")]
+_Fast = Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the "
+        "number of clusters; with -k, nothing is done again.")]
+_MetricsFile = Annotated[Optional[Path],
+    _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")]
 _SaveDir = Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -173,16 +208,24 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision):
     "Check the options of training among themselves; arguments for `scnb.pipeline.cluster`."
     from scnb.counts import InputError
-    if resume and checkpoint is None: raise InputError("--resume needs --checkpoint DIR, the folder that the interrupted run was given")
+    if resume and checkpoint is None:
+        raise InputError(
+            "--resume needs --checkpoint DIR, the folder that the interrupted run was given")
     if checkpoint is not None: _check_checkpoint(checkpoint, resume)
     genes = "default" if n_top_genes is None else n_top_genes or None
-    return dict(seed=seed, device=device, layer=layer, n_top_genes=genes, checkpoint_dir=checkpoint, resume=resume, max_epochs=max_epochs, precision=precision, progress=sys.stderr.isatty())
+    return dict(seed=seed, device=device, layer=layer, n_top_genes=genes, checkpoint_dir=checkpoint,
+        resume=resume, max_epochs=max_epochs, precision=precision, progress=sys.stderr.isatty())
 
 def _check_checkpoint(folder, resume):
     from scnb.counts import InputError
-    if folder.exists() and not folder.is_dir(): raise InputError(f"--checkpoint {folder}: this is a file; name a folder")
-    if not folder.absolute().parent.is_dir(): raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; make it first, or name another")
-    if (folder/"checkpoint.safetensors").exists() and not resume: raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go on from it with --resume, or name another folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--checkpoint {folder}: this is a file; name a folder")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; "
+            f"make it first, or name another")
+    if (folder/"checkpoint.safetensors").exists() and not resume:
+        raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go "
+            f"on from it with --resume, or name another folder")
 
 # %% ../nbs/analysis/cli.ipynb #2f5f082f
 @contextmanager
@@ -193,43 +236,55 @@ def _keeping(checkpoint):
     except KeyboardInterrupt as e:
         kept = checkpoint is not None and (checkpoint/"checkpoint.safetensors").exists()
         what = (str(e).split(";")[0] or "interrupted").strip()
-        raise _Interrupted(what + (f"; checkpoint kept in {checkpoint}: the same command with --resume goes on from there" if kept else "; nothing was written")) from None
+        raise _Interrupted(what + (f"; checkpoint kept in {checkpoint}: the same command with "
+                f"--resume goes on from there" if kept else "; nothing was written")) from None
     except BaseException:
         if new and checkpoint.is_dir() and not any(checkpoint.iterdir()): checkpoint.rmdir()
         raise
 
 # %% ../nbs/analysis/cli.ipynb #82adae65
 @app.command()
-def cluster(
-    input: _Input,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Cell,Cluster: one line per cell.")] = Path("clusters.csv"),
-    n_clusters: K = None, label_key: _LabelKey = None,
-    h5ad: Annotated[Optional[Path], _option("--h5ad", metavar="OUT.h5ad", help="The data with clusters and embedding.")] = None,
-    markers: Annotated[Optional[Path], _option("--markers", metavar="FILE.csv", help="The 50 genes that set each cluster apart best.")] = None,
-    save: _SaveDir = None,
-    init_from: Annotated[Optional[Path], _option("--init-from", metavar="DIR", help="Start from a saved model's weights.")] = None,
-    metrics: _MetricsFile = None,
-    card: Annotated[Optional[Path], _option("--card", metavar="FILE.html", help="One page: how sure, what each cluster is, what it is next to.")] = None,
-    method: Annotated[str, typer.Option(help="scdeepcluster, vae, dca, pca (the baseline), or module:Class of a model of your own.")] = "scdeepcluster",
-    consensus: Annotated[Optional[int], _option("--consensus", min=3, metavar="N", help="Let N fits vote, with the seeds from --seed on.")] = None, fast: _Fast = False,
-    n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None, checkpoint: _CheckpointDir = None,
-    resume: _Resume = False, max_epochs: _MaxEpochs = None, precision: _Precision = "32-true", transpose: _Transpose = None, allow_non_integer: _NonInteger = False,
-    backed: Annotated[bool, typer.Option("--backed", help="Leave the matrix on disk (.h5ad stored by rows): for data larger than memory; no baseline.")] = False, as_json: _Json = False,
-):
+def cluster(input: _Input, output: Annotated[Path, typer.Option("-o",
+                "--output", help="Cell,Cluster: one line per cell.")] = Path("clusters.csv"),
+        n_clusters: K = None, label_key: _LabelKey = None, h5ad: Annotated[Optional[Path], _option(
+                "--h5ad", metavar="OUT.h5ad", help="The data with clusters and embedding.")] = None,
+        markers: Annotated[Optional[Path], _option("--markers", metavar="FILE.csv",
+                help="The 50 genes that set each cluster apart best.")] = None,
+        save: _SaveDir = None, init_from: Annotated[Optional[Path], _option("--init-from",
+                metavar="DIR", help="Start from a saved model's weights.")] = None,
+        metrics: _MetricsFile = None,
+        card: Annotated[Optional[Path], _option("--card", metavar="FILE.html",
+                help="One page: how sure, what each cluster is, what it is next to.")] = None,
+        method: Annotated[str, typer.Option(help="scdeepcluster, vae, dca, pca (the "
+                "baseline), or module:Class of a model of your own.")] = "scdeepcluster",
+        consensus: Annotated[Optional[int], _option("--consensus", min=3, metavar="N",
+                help="Let N fits vote, with the seeds from --seed on.")] = None,
+        fast: _Fast = False, n_top_genes: _TopGenes = None, overwrite: _Overwrite = False,
+        seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None,
+        checkpoint: _CheckpointDir = None, resume: _Resume = False, max_epochs: _MaxEpochs = None,
+        precision: _Precision = "32-true", transpose: _Transpose = None,
+        allow_non_integer: _NonInteger = False, backed: Annotated[bool,
+            typer.Option("--backed", help="Leave the matrix on disk (.h5ad stored by rows): for "
+                "data larger than memory; no baseline.")] = False, as_json: _Json = False,):
     "Find cell types: one integer per cell, and how sure."
     from scnb import pipeline
     if backed: _only_on_disk(transpose, **{"--h5ad": h5ad, "--markers": markers})
     fit = _how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
     _only_known(method)
-    _only_models(method, save=save, init_from=init_from, checkpoint=checkpoint, card=card, consensus=consensus, fast=fast or None)
+    _only_models(method, save=save, init_from=init_from, checkpoint=checkpoint, card=card,
+        consensus=consensus, fast=fast or None)
     _only_text(output)
-    out = _planned(input, overwrite, checkpoint, {"-o": output, "--h5ad": h5ad, "--markers": markers, "--metrics": metrics, "--save": save, "--card": card})
-    adata, labels = _checked(input, label_key, n_clusters, method, fit, init_from, backed, transpose=transpose, allow_non_integer=allow_non_integer)
+    out = _planned(input, overwrite, checkpoint, {"-o": output, "--h5ad": h5ad,
+            "--markers": markers, "--metrics": metrics, "--save": save, "--card": card})
+    adata, labels = _checked(input, label_key, n_clusters, method, fit, init_from, backed,
+        transpose=transpose, allow_non_integer=allow_non_integer)
     if h5ad is not None: pipeline.check_storable(adata, h5ad)
     _announce(adata, fit, method)
     with _keeping(checkpoint):
-        run = pipeline.cluster(adata, n_clusters, method=method, fast=fast, consensus=consensus, **fit, **({} if init_from is None else dict(init_from=init_from)))
-        record = dict(data=pipeline.stem(input), command=_this_command()) | run.metrics(labels) | _started_from(init_from, run)
+        run = pipeline.cluster(adata, n_clusters, method=method, fast=fast, consensus=consensus,
+            **fit, **({} if init_from is None else dict(init_from=init_from)))
+        record = dict(data=pipeline.stem(input),
+            command=_this_command()) | run.metrics(labels) | _started_from(init_from, run)
         with out: _write_all(out, adata, run, record, input.resolve().name)
     print(json.dumps(record, indent=1, allow_nan=False) if as_json else summary(run, record, out))
 
@@ -238,7 +293,8 @@ def _started_from(folder, run):
     "What was taken over from a saved model: one line on stderr, and for the record."
     if folder is None: return {}
     from scnb.model import transfer_summary
-    print(f"scnb cluster: --init-from {folder}: {transfer_summary(run.model.transfer_)}", file=sys.stderr)
+    print(f"scnb cluster: --init-from {folder}: {transfer_summary(run.model.transfer_)}",
+        file=sys.stderr)
     return dict(transfer=run.model.transfer_)
 
 # %% ../nbs/analysis/cli.ipynb #c9afdd59
@@ -251,14 +307,22 @@ def _only_known(method):
 def _only_text(output):
     "The table of clusters is text; another ending would promise something else."
     from scnb.counts import InputError
-    if output.suffix.lower() in (".h5ad", ".h5", ".loom", ".json", ".html", ".xlsx"): raise InputError(f"-o {output}: the table of clusters is text, so the name must end with .csv or .txt" + (f"; --h5ad {output} writes the data with clusters and embedding" if output.suffix == ".h5ad" else ""))
+    if output.suffix.lower() in (".h5ad", ".h5", ".loom", ".json", ".html", ".xlsx"):
+        raise InputError(f"-o {output}: the table of clusters is text, so the name must end with "
+            f".csv or .txt" + (f"; --h5ad {output} writes the data with clusters and embedding"
+                if output.suffix == ".h5ad" else ""))
 
 def _only_models(method, **options):
     "Options that make no sense for the baseline."
     from scnb.counts import InputError
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
-    if method == "pca" and given: raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to keep, to start from or to fit again")
-    if method != "scdeepcluster" and (given := [g for g in given if g in ("--card", "--consensus", "--fast")]): raise InputError(f"{given[0]} does not go with --method {method}, which has no refits and no vote; leave it out, or take scdeepcluster")
+    if method == "pca" and given:
+        raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to "
+            f"keep, to start from or to fit again")
+    if (method != "scdeepcluster"
+            and (given := [g for g in given if g in ("--card", "--consensus", "--fast")])):
+        raise InputError(f"{given[0]} does not go with --method {method}, which has no refits and "
+            f"no vote; leave it out, or take scdeepcluster")
 
 # %% ../nbs/analysis/cli.ipynb #719e85c7
 def _planned(input, overwrite, checkpoint, places):
@@ -269,30 +333,40 @@ def _planned(input, overwrite, checkpoint, places):
     out = Outputs(overwrite, inputs=[input])
     for name, path in places.items():
         if path is not None: out.add(name, path, folder=name == "--save")
-    if (table := out.paths.get("--markers")) and table.suffix.lower() not in (".csv", ".txt"): raise InputError(f"--markers {table}: the name must end with .csv")
+    if (table := out.paths.get("--markers")) and table.suffix.lower() not in (".csv", ".txt"):
+        raise InputError(f"--markers {table}: the name must end with .csv")
     for name in ("--card", "--audit"):
-        if (page := out.paths.get(name)) and page.suffix.lower() not in (".html", ".htm"): raise InputError(f"{name} {page}: the name must end with .html")
+        if (page := out.paths.get(name)) and page.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"{name} {page}: the name must end with .html")
     for name, path in out.paths.items():
         c = checkpoint and checkpoint.resolve()
-        if c and (path.resolve() == c or name == "--save" and path.resolve() in c.parents): raise InputError(f"{name} and --checkpoint are the same place, {path}; name two")
+        if c and (path.resolve() == c or name == "--save" and path.resolve() in c.parents):
+            raise InputError(f"{name} and --checkpoint are the same place, {path}; name two")
     return out
 
 def _only_on_disk(transpose, **whole):
     "Options that need the whole matrix in memory."
     from scnb.counts import InputError
-    if transpose is not None: raise InputError("--transpose does not go with --backed: a matrix on disk is read by rows; leave --backed out")
+    if transpose is not None:
+        raise InputError("--transpose does "
+            "not go with --backed: a matrix on disk is read by rows; leave --backed out")
     for name, path in whole.items():
-        if path is not None: raise InputError(f"{name} does not go with --backed: it would need the whole matrix in memory; take -o and --save")
+        if path is not None:
+            raise InputError(f"{name} does not go with --backed: it would need the whole matrix "
+                f"in memory; take -o and --save")
 
 # %% ../nbs/analysis/cli.ipynb #d4d58d0f
 def _checked(input, label_key, n_clusters, method, fit, init_from=None, backed=False, **reading):
-    "Read the file and check everything about it; the data, and the labels if they are to be scored."
+    """Read the file and check everything about it; the data, and the labels if they are to be
+    scored."""
     from scnb import pipeline
     from scnb.reading import open_backed
     if init_from is not None:
         from scnb.model import load_model
         load_model(init_from)
-    if backed: adata = open_backed(input, layer=fit["layer"], allow_non_integer=reading["allow_non_integer"])
+    if backed:
+        adata = open_backed(input, layer=fit["layer"],
+            allow_non_integer=reading["allow_non_integer"])
     else: adata = _read_for(fit, input, label_key=label_key, **reading)
     labels = pipeline.labels_of(adata, label_key)
     pipeline.check_run(adata, n_clusters, method=method, **fit)
@@ -310,7 +384,9 @@ def _announce(adata, fit, method, where="scnb cluster"):
     "Say what is to be known before the start."
     from scnb.reading import machine_memory, memory_estimate
     risky = [n for n in map(str, adata.obs_names) if n[:1] in "=+-@\t\r" and n]
-    if risky: _hold(f"{len(risky):,} cell names begin as a formula does, the first {risky[0]!r}: in a spreadsheet, import the column Cell of the .csv as text", where)
+    if risky:
+        _hold(f"{len(risky):,} cell names begin as a formula does, the first {risky[0]!r}: in a "
+            f"spreadsheet, import the column Cell of the .csv as text", where)
     top = {} if fit["n_top_genes"] == "default" else dict(n_top_genes=fit["n_top_genes"])
     need = memory_estimate(adata, layer=fit["layer"], baseline=not adata.isbacked, **top)
     _hold(str(need), where)
@@ -319,7 +395,8 @@ def _announce(adata, fit, method, where="scnb cluster"):
 # %% ../nbs/analysis/cli.ipynb #605d20c6
 def _write_record(out, record, model):
     "The record and the model, where they were asked for, each under its temporary name."
-    if "--metrics" in out.paths: out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    if "--metrics" in out.paths:
+        out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     if "--save" in out.paths: model.save(out.part("--save"))
 
 def _write_all(out, adata, run, record, name):
@@ -327,21 +404,27 @@ def _write_all(out, adata, run, record, name):
     import pandas as pd
     from scnb import pipeline
     from scnb.reading import write_h5ad
-    if "-o" in out.paths: run.table(adata.obs_names).to_csv(out.part("-o"), index=False, lineterminator="\n")
+    if "-o" in out.paths:
+        run.table(adata.obs_names).to_csv(out.part("-o"), index=False, lineterminator="\n")
     _write_record(out, record, run.model)
-    if "--markers" in out.paths: _markers_of(adata, run).to_csv(out.part("--markers"), index=False, lineterminator="\n")
-    if "--card" in out.paths: out.part("--card").write_text(_card_of(adata, run, name), encoding="utf-8")
+    if "--markers" in out.paths:
+        _markers_of(adata, run).to_csv(out.part("--markers"), index=False, lineterminator="\n")
+    if "--card" in out.paths:
+        out.part("--card").write_text(_card_of(adata, run, name), encoding="utf-8")
     if "--h5ad" in out.paths:
         if run.model is not None: pipeline.write_clusters(run, adata)
         for name, base in run.baseline.items():
-            if run.model is None: adata.obs[name] = pd.Categorical(base["labels"].astype(str), [str(i) for i in range(base["n_clusters"])])
+            if run.model is None:
+                adata.obs[name] = pd.Categorical(base["labels"].astype(str),
+                    [str(i) for i in range(base["n_clusters"])])
         write_h5ad(adata, out.part("--h5ad"))
 
 def _card_of(adata, run, name):
     "The card of a run; see the page on trust."
     from scnb.stability import Evidence
     from scnb.report import card
-    return card(name, adata, run.codes, Evidence.of(run.model, run.as_asked, run.codes, run.voted), z=run.model.transform(adata), layer=run.counts.layer, seed=run.seed)
+    return card(name, adata, run.codes, Evidence.of(run.model, run.as_asked, run.codes, run.voted),
+        z=run.model.transform(adata), layer=run.counts.layer, seed=run.seed)
 
 def _markers_of(adata, run):
     "What sets each cluster apart: the table of the report."
@@ -357,12 +440,16 @@ def _this_command():
 def summary(run, record, out):
     "What a reader wants to know of a run, in a few lines."
     sizes = run.sizes()
-    whence = "number estimated; --n-clusters sets it" if not run.k_given else "as asked" if run.k_asked == run.n_clusters else f"{run.k_asked} asked, the others stayed empty"
-    lines = [str(run.counts), f"{run.n_clusters} cluster{'s' * (run.n_clusters > 1)} ({whence}), cells in each: {' '.join(map(str, sizes[:30]))}{' ...' if len(sizes) > 30 else ''}"]
+    whence = ("number estimated; --n-clusters sets it" if not run.k_given else "as asked"
+        if run.k_asked == run.n_clusters else f"{run.k_asked} asked, the others stayed empty")
+    lines = [str(run.counts), f"{run.n_clusters} cluster{'s' * (run.n_clusters > 1)} ({whence}), "
+        f"cells in each: {' '.join(map(str, sizes[:30]))}{' ...' if len(sizes) > 30 else ''}"]
     lines += _sure_lines(run) + _stage_lines(record["stages"])
     if "ari" in record:
-        base = ", ".join(f"{name} {b['ari']:.3f} (k = {b['n_clusters']})" for name, b in record["baseline"].items()) or "not computed"
-        lines.append(f"against {record['n_labelled']:,} labels: ARI {record['ari']:.3f}, NMI {record['nmi']:.3f}, ACC {record['acc']:.3f}; baseline ARI: {base}")
+        base = ", ".join(f"{name} {b['ari']:.3f} (k = {b['n_clusters']})" for name,
+            b in record["baseline"].items()) or "not computed"
+        lines.append(f"against {record['n_labelled']:,} labels: ARI {record['ari']:.3f}, NMI "
+            f"{record['nmi']:.3f}, ACC {record['acc']:.3f}; baseline ARI: {base}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
 def _sure_lines(run):
@@ -382,34 +469,45 @@ def _stage_lines(stages):
         if change: words.append(f"{change[-1]:.1%} of labels changed at the last look")
         words += [f"{k} {v:.3f}" for k, v in end.items() if k not in known and isinstance(v, float)]
         if end.get("ari") is not None: words.append(f"ARI {end['ari']:.3f}")
-        lines.append(", ".join(words) + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
+        lines.append(", ".join(words)
+            + (" <- taken, without looking at labels" if any(s["chosen"] for s in rows) else ""))
     return lines
 
 # %% ../nbs/analysis/cli.ipynb #64408cc6
-_Likelihood = Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
+_Likelihood = Annotated[Optional[str], _option("--likelihood",
+        help="nb, zinb, poisson or mse; default: nb, and zinb with --truth or --impute zeros.")]
 _TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 @app.command()
-def denoise(
-    input: _Input,
-    output: Annotated[Optional[Path], _option("-o", "--output", metavar="OUT", help="OUT.h5ad or OUT.csv; default: denoised.csv for a text table, else denoised.h5ad.")] = None,
-    truth: Annotated[Optional[str], _option("--truth", metavar="FILE|layer:NAME", help="True counts, to count what was found.")] = None,
-    likelihood: _Likelihood = None, norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch", l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
-    impute: Annotated[str, typer.Option(help="all: the model's mean everywhere; zeros: only likely dropouts are filled.")] = "all",
-    pi_threshold: Annotated[float, typer.Option(min=0, max=1, help="A zero more probably lost than this is a dropout.")] = .5,
-    metrics: _MetricsFile = None,
-    audit: Annotated[Optional[Path], _option("--audit", metavar="FILE.html", help="One page: should these counts be denoised, and for what? Takes several fits more.")] = None,
-    save: _SaveDir = None,
-    overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None, checkpoint: _CheckpointDir = None, resume: _Resume = False,
-    max_epochs: _MaxEpochs = None, precision: _Precision = "32-true", transpose: _Transpose = None, allow_non_integer: _NonInteger = False, as_json: _Json = False,
-):
+def denoise(input: _Input, output: Annotated[Optional[Path], _option("-o", "--output",
+                metavar="OUT", help="OUT.h5ad or OUT.csv; default: denoised.csv for a text table, "
+                "else denoised.h5ad.")] = None, truth: Annotated[Optional[str], _option("--truth",
+                metavar="FILE|layer:NAME", help="True counts, to count what was found.")] = None,
+        likelihood: _Likelihood = None,
+        norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch",
+        l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
+        impute: Annotated[str, typer.Option(help="all: the model's mean everywhere; zeros: only "
+                "likely dropouts are filled.")] = "all",
+        pi_threshold: Annotated[float, typer.Option(min=0, max=1,
+                help="A zero more probably lost than this is a dropout.")] = .5,
+        metrics: _MetricsFile = None, audit: Annotated[Optional[Path],
+            _option("--audit", metavar="FILE.html", help="One page: should these counts be "
+                "denoised, and for what? Takes several fits more.")] = None, save: _SaveDir = None,
+        overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto",
+        layer: _Layer = None, checkpoint: _CheckpointDir = None, resume: _Resume = False,
+        max_epochs: _MaxEpochs = None,
+        precision: _Precision = "32-true", transpose: _Transpose = None,
+        allow_non_integer: _NonInteger = False, as_json: _Json = False,):
     "Denoise counts; find the zeros that are dropout."
     fit = _how_to_fit(seed, device, layer, None, checkpoint, resume, max_epochs, precision)
     fit.pop("n_top_genes")
-    model = _dca_for(likelihood or ("zinb" if truth is not None or impute == "zeros" else "nb"), norm, l2, impute)
+    model = _dca_for(likelihood
+        or ("zinb" if truth is not None or impute == "zeros" else "nb"), norm, l2, impute)
     text = input.is_file() and input.name.lower().endswith(_TABLES)
-    out = _planned(input, overwrite, checkpoint, {"-o": output or Path("denoised.csv" if text else "denoised.h5ad"), "--metrics": metrics, "--audit": audit, "--save": save})
-    adata, true = _to_denoise(input, truth, fit, out.paths["-o"], audit is not None, transpose=transpose, allow_non_integer=allow_non_integer)
+    out = _planned(input, overwrite, checkpoint, {"-o": output or Path("denoised.csv" if text
+                else "denoised.h5ad"), "--metrics": metrics, "--audit": audit, "--save": save})
+    adata, true = _to_denoise(input, truth, fit, out.paths["-o"], audit is not None,
+        transpose=transpose, allow_non_integer=allow_non_integer)
     with _keeping(checkpoint):
         import time
         from scnb.pipeline import stem
@@ -417,9 +515,11 @@ def denoise(
         model.fit(adata, **fit)
         done, record = denoised(model, adata, true, impute, pi_threshold)
         found, page = _audited(adata, model, fit, audit, input.resolve().name)
-        record = dict(data=stem(input), command=_this_command()) | record | found | dict(seconds=round(time.perf_counter() - start, 2))
+        record = dict(data=stem(input), command=_this_command()) | record | found | dict(
+            seconds=round(time.perf_counter() - start, 2))
         with out: _write_denoised(out, adata, model, done, impute, record, page)
-    print(json.dumps(record, indent=1, allow_nan=False) if as_json else _denoise_summary(record, out))
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json
+        else _denoise_summary(record, out))
 
 # %% ../nbs/analysis/cli.ipynb #c29c87f8
 def _dca_for(likelihood, norm, l2, impute):
@@ -427,20 +527,28 @@ def _dca_for(likelihood, norm, l2, impute):
     from scnb.counts import InputError
     from scnb.dca import DCA
     from scnb.nn import LIKELIHOODS, NORMS
-    for name, value, known in (("--likelihood", likelihood, LIKELIHOODS), ("--norm", norm, NORMS), ("--impute", impute, ("all", "zeros"))):
-        if value not in known: raise InputError(f"{name} {value} is not known: use {', '.join(known)}")
-    if impute == "zeros" and likelihood != "zinb": raise InputError(f"--impute zeros needs --likelihood zinb: {likelihood} has no dropout probability")
+    for name, value, known in (("--likelihood", likelihood, LIKELIHOODS), ("--norm", norm, NORMS),
+            ("--impute", impute, ("all", "zeros"))):
+        if value not in known:
+            raise InputError(f"{name} {value} is not known: use {', '.join(known)}")
+    if impute == "zeros" and likelihood != "zinb":
+        raise InputError(
+            f"--impute zeros needs --likelihood zinb: {likelihood} has no dropout probability")
     return DCA(likelihood=likelihood, norm=norm, l2=l2)
 
 def _opened(input, fit, output, **reading): # -> data, CountReport
     "Read the file, and check it and the way the model is to be fitted."
     from scnb.pipeline import check_machine, check_storable
     from scnb.counts import InputError, check_counts
-    if not (output.suffix == ".h5ad" or output.name.lower().endswith(_TABLES)): raise InputError(f"-o {output}: the name must end with .h5ad, or with .csv or .tsv for a text table")
+    if not (output.suffix == ".h5ad" or output.name.lower().endswith(_TABLES)):
+        raise InputError(
+            f"-o {output}: the name must end with .h5ad, or with .csv or .tsv for a text table")
     check_machine(fit["device"], fit["precision"])
     adata = _read_for(fit, input, **reading)
     report = check_counts(adata, layer=fit["layer"])
-    if report.n_cells - report.n_empty_cells < 3: raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} with counts, and at least 3 are needed")
+    if report.n_cells - report.n_empty_cells < 3:
+        raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} "
+            f"with counts, and at least 3 are needed")
     if output.suffix == ".h5ad": check_storable(adata, output, "-o")
     return adata, report
 
@@ -448,7 +556,9 @@ def _to_denoise(input, truth, fit, output, audit, **reading):
     "Read and check the file and, where it is named, the truth."
     from scnb.counts import InputError
     adata, report = _opened(input, fit, output, **reading)
-    if audit and report.n_cells - report.n_empty_cells < 40: raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are too few for it; at least 40 are needed")
+    if audit and report.n_cells - report.n_empty_cells < 40:
+        raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are "
+            f"too few for it; at least 40 are needed")
     return adata, true_counts(adata, truth, reading)
 
 # %% ../nbs/analysis/cli.ipynb #df2cf9e7
@@ -459,16 +569,26 @@ def true_counts(adata, truth, reading): # -> (cells, genes) or None
     from scnb.reading import read
     if truth is None: return None
     if truth.startswith("layer:"):
-        if (name := truth.removeprefix("layer:")) not in adata.layers: raise InputError(f"--truth {truth}: there is no such layer; there are: {', '.join(adata.layers) or 'none'}")
+        if (name := truth.removeprefix("layer:")) not in adata.layers:
+            raise InputError(f"--truth {truth}: there is no such layer; there are: "
+                f"{', '.join(adata.layers) or 'none'}")
         t = adata.layers[name]
         t = np.asarray(t.toarray() if hasattr(t, "toarray") else t, float)
-        if not np.isfinite(t).all() or (t < 0).any(): raise InputError(f"--truth {truth}: some of its values are negative or not finite; true counts are needed")
+        if not np.isfinite(t).all() or (t < 0).any():
+            raise InputError(f"--truth {truth}: some of its values are negative or "
+                f"not finite; true counts are needed")
         return t
     other, layer = raw_or_layer(read(Path(truth), **reading), None)
     check_counts(other, layer=layer)
-    for what, mine, theirs in (("cells", adata.obs_names, other.obs_names), ("genes", adata.var_names, other.var_names)):
-        if not mine.is_unique or not theirs.is_unique or what == "genes" and any("renamed_genes" in a.uns.get("scnb_read", {}) for a in (adata, other)): raise InputError(f"--truth {truth}: {what} are matched by name, and their names are not unique, here or in the data; make them so")
-        if len(missing := mine.difference(theirs)): raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are not in it, the first {missing[0]!r}; it must have the same names")
+    for what, mine, theirs in (("cells", adata.obs_names, other.obs_names),
+            ("genes", adata.var_names, other.var_names)):
+        if (not mine.is_unique or not theirs.is_unique or what == "genes"
+                and any("renamed_genes" in a.uns.get("scnb_read", {}) for a in (adata, other))):
+            raise InputError(f"--truth {truth}: {what} are matched by name, and their names are "
+                f"not unique, here or in the data; make them so")
+        if len(missing := mine.difference(theirs)):
+            raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are "
+                f"not in it, the first {missing[0]!r}; it must have the same names")
     return counts_of(other[adata.obs_names, adata.var_names].copy(), layer).toarray()
 
 # %% ../nbs/analysis/cli.ipynb #9d995d66
@@ -480,24 +600,33 @@ def denoised(model, adata, true, impute, pi_threshold): # -> matrix, record
     from scnb.dca import dropout_scores
     from scnb.metrics import denoise_scores
     x, h = counts_of(adata, model.layer_).toarray(), model.history_
-    called = model.dropout_probability(adata) > pi_threshold if model.likelihood == "zinb" else x < 0
+    called = (model.dropout_probability(adata) > pi_threshold
+        if model.likelihood == "zinb" else x < 0)
     M = model._filled(adata, called) if impute == "zeros" else model.denoise(adata)
-    record = dict(model="dca", likelihood=model.likelihood, norm=model.norm, impute=impute, n_cells=adata.n_obs, n_genes=adata.n_vars, n_zeros=int((x == 0).sum()), epochs=len(h), seed=int(model.seed_), version=__version__)
+    record = dict(model="dca", likelihood=model.likelihood,
+        norm=model.norm, impute=impute, n_cells=adata.n_obs, n_genes=adata.n_vars,
+        n_zeros=int((x == 0).sum()), epochs=len(h), seed=int(model.seed_), version=__version__)
     if "val_loss" in h: record["held_out_loss"] = float(h.val_loss.min())
     if true is None: return M, record | dict(predicted_dropouts=int(called.sum()))
     s, d = denoise_scores(true, M, x), dropout_scores(true, x, called)
-    clean = lambda t: {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in t.items()}
+    clean = lambda t: {k: None if isinstance(v, float)
+        and math.isnan(v) else v for k, v in t.items()}
     base = s.pop("baseline")
-    return M, record | clean(dict(predicted_dropouts=d["predicted"], true_dropouts=d["true"], hit_dropouts=d["hit"], precision=d["precision"], recall=d["recall"])) | dict(before=clean(base["observed"]), after=clean(s), gene_mean=clean(base["gene_mean"]))
+    return M, record | clean(dict(predicted_dropouts=d["predicted"], true_dropouts=d["true"],
+            hit_dropouts=d["hit"], precision=d["precision"], recall=d["recall"])) | dict(
+        before=clean(base["observed"]), after=clean(s), gene_mean=clean(base["gene_mean"]))
 
 def _audited(adata, model, fit, wanted, name): # -> for the record, page
     "The audit, if it is wanted."
     if wanted is None: return {}, None
     from scnb.dca import audit
     from scnb.report import audit_page
-    found = audit(adata, model, layer=fit["layer"], seed=fit["seed"], max_epochs=fit["max_epochs"], device=fit["device"], precision=fit["precision"])
+    found = audit(adata, model, layer=fit["layer"], seed=fit["seed"], max_epochs=fit["max_epochs"],
+        device=fit["device"], precision=fit["precision"])
     known = lambda v: None if v != v else v
-    return dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond), inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)), audit_page(found, name)
+    return (dict(audit=dict(verdict=found.verdict(), gains=found.gains, beyond=known(found.beyond),
+                inflated_zeros=known(found.inflated_zeros), likelihood=found.likelihood)),
+        audit_page(found, name))
 
 # %% ../nbs/analysis/cli.ipynb #c6ce6a0f
 def _write_denoised(out, adata, model, M, impute, record, page=None):
@@ -513,7 +642,8 @@ def _write_denoised(out, adata, model, M, impute, record, page=None):
     if page is not None: out.part("--audit").write_text(page, encoding="utf-8")
 
 def _write_table(adata, M, part, path):
-    "A text table as it came in: same orientation, order and names; nine digits, which hold a float32."
+    """A text table as it came in: same orientation, order and names; nine digits, which hold a
+    float32."""
     import numpy as np, pandas as pd
     t = pd.DataFrame(np.asarray(M, np.float32), index=adata.obs_names, columns=adata.var_names)
     _write_text(t.T if adata.uns.get("scnb_read", {}).get("transposed") else t, part, path)
@@ -521,39 +651,54 @@ def _write_table(adata, M, part, path):
 def _write_text(t, part, path):
     "A table as text of the kind that the name says."
     name = path.name.lower()
-    t.to_csv(part, sep="," if name.removesuffix(".gz").endswith(".csv") else "\t", float_format="%.9g", lineterminator="\n", compression="gzip" if name.endswith(".gz") else None)
+    t.to_csv(part, sep="," if name.removesuffix(".gz").endswith(".csv") else "\t",
+        float_format="%.9g", lineterminator="\n",
+        compression="gzip" if name.endswith(".gz") else None)
 
 def _denoise_summary(r, out):
     "What a reader wants to know, in a few lines."
-    lines = [f"{r['n_cells']:,} cells, {r['n_genes']:,} genes, {r['n_zeros'] / (r['n_cells'] * r['n_genes']):.0%} zeros; DCA, {r['likelihood']}, norm {r['norm']}: {r['epochs']} epochs" + (f", held-out loss {r['held_out_loss']:.4f}" if "held_out_loss" in r else "")]
+    lines = [f"{r['n_cells']:,} cells, {r['n_genes']:,} genes, "
+        f"{r['n_zeros'] / (r['n_cells'] * r['n_genes']):.0%} zeros; DCA, {r['likelihood']}, norm "
+        f"{r['norm']}: {r['epochs']} epochs"
+        + (f", held-out loss {r['held_out_loss']:.4f}" if "held_out_loss" in r else "")]
     share = lambda v: "not defined" if v is None else f"{v:.3f}"
     if "true_dropouts" in r:
-        lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted, {r['true_dropouts']:,} true, {r['hit_dropouts']:,} hit; precision {share(r['precision'])}, recall {share(r['recall'])}")
-        lines.append(f"distance to the truth (root mean square of log(1 + count)): {r['before']['rmse']:.3f} before, {r['after']['rmse']:.3f} after; on lost entries (mean): {share(r['before']['dropped_mae'])} before, {share(r['after']['dropped_mae'])} after, {share(r['gene_mean']['dropped_mae'])} with gene means")
+        lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted, {r['true_dropouts']:,} "
+            f"true, {r['hit_dropouts']:,} hit; precision "
+            f"{share(r['precision'])}, recall {share(r['recall'])}")
+        lines.append(f"distance to the truth (root mean square of log(1 + count)): "
+            f"{r['before']['rmse']:.3f} before, {r['after']['rmse']:.3f} after; on lost entries "
+            f"(mean): {share(r['before']['dropped_mae'])} before, "
+            f"{share(r['after']['dropped_mae'])} after, "
+            f"{share(r['gene_mean']['dropped_mae'])} with gene means")
     elif r["likelihood"] == "zinb": lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted")
-    return "\n".join([*lines, *r.get("audit", {}).get("verdict", []), *(f"written: {p}" for p in out.paths.values())])
+    return "\n".join([*lines, *r.get("audit", {}).get("verdict", []),
+            *(f"written: {p}" for p in out.paths.values())])
 
 # %% ../nbs/analysis/cli.ipynb #94957fce
 @app.command()
-def embed(
-    input: _Input,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="OUT.h5ad, or OUT.csv: one line per cell.")] = Path("embedded.h5ad"),
-    norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch",
-    batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B", help="Column of obs with the batch, so that the embedding needs less of it.")] = None,
-    n_latent: Annotated[int, typer.Option("--n-latent", min=1, help="Dimensions.")] = 10,
-    likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
-    metrics: _MetricsFile = None,
-    save: _SaveDir = None,
-    n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None, checkpoint: _CheckpointDir = None, resume: _Resume = False,
-    max_epochs: _MaxEpochs = None, precision: _Precision = "32-true", transpose: _Transpose = None, allow_non_integer: _NonInteger = False, as_json: _Json = False,
-):
+def embed(input: _Input, output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT",
+                help="OUT.h5ad, or OUT.csv: one line per cell.")] = Path("embedded.h5ad"),
+        norm: Annotated[str, typer.Option(help="batch, layer, group or none.")] = "batch",
+        batch_key: Annotated[Optional[str],
+            _option("--batch-key", metavar="B", help="Column of obs with the batch, "
+                "so that the embedding needs less of it.")] = None, n_latent: Annotated[int,
+            typer.Option("--n-latent", min=1, help="Dimensions.")] = 10, likelihood: Annotated[str,
+            typer.Option(help="zinb, nb or poisson.")] = "zinb", metrics: _MetricsFile = None,
+        save: _SaveDir = None, n_top_genes: _TopGenes = None, overwrite: _Overwrite = False,
+        seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None,
+        checkpoint: _CheckpointDir = None, resume: _Resume = False, max_epochs: _MaxEpochs = None,
+        precision: _Precision = "32-true", transpose: _Transpose = None,
+        allow_non_integer: _NonInteger = False, as_json: _Json = False,):
     "Embed cells in a space with less of depth and batches."
     fit = _how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
     top = fit.pop("n_top_genes")
     from scnb.vae_norms import VAE
-    model = VAE(norm=norm, batch_key=batch_key, n_latent=n_latent, likelihood=likelihood, **({} if top == "default" else dict(n_top_genes=top)))
+    model = VAE(norm=norm, batch_key=batch_key, n_latent=n_latent, likelihood=likelihood,
+        **({} if top == "default" else dict(n_top_genes=top)))
     model._check_own()
-    out = _planned(input, overwrite, checkpoint, {"-o": output, "--metrics": metrics, "--save": save})
+    out = _planned(input, overwrite, checkpoint,
+        {"-o": output, "--metrics": metrics, "--save": save})
     adata, _ = _opened(input, fit, output, transpose=transpose, allow_non_integer=allow_non_integer)
     model._check_params(adata)
     _announce(adata, fit | dict(n_top_genes=top), "vae", "scnb embed")
@@ -562,9 +707,11 @@ def embed(
         from scnb.pipeline import stem
         start = time.perf_counter()
         z = model.fit(adata, **fit).write_to(adata).obsm["X_vae"]
-        record = dict(data=stem(input), command=_this_command()) | _embedding_record(model, adata, z) | dict(seconds=round(time.perf_counter() - start, 2))
+        record = dict(data=stem(input), command=_this_command()) | _embedding_record(model,
+            adata, z) | dict(seconds=round(time.perf_counter() - start, 2))
         with out: _write_embedded(out, adata, model, z, record)
-    print(json.dumps(record, indent=1, allow_nan=False) if as_json else _embedding_summary(record, out))
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json
+        else _embedding_summary(record, out))
 
 # %% ../nbs/analysis/cli.ipynb #130575e1
 def _embedding_record(model, adata, z):
@@ -572,12 +719,17 @@ def _embedding_record(model, adata, z):
     from scnb import __version__
     from scnb.metrics import mixing_scores, pca
     h = model.history_
-    record = dict(model="vae", n_cells=adata.n_obs, n_genes=model.n_features_in_, n_latent=model.n_latent, norm=model.norm, likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
-    if "val_elbo" in h: record["held_out_elbo"] = float(h["val_elbo"].iloc[min(model.warmup, len(h) - 1):].max())
+    record = dict(model="vae", n_cells=adata.n_obs, n_genes=model.n_features_in_,
+        n_latent=model.n_latent, norm=model.norm,
+        likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
+    if "val_elbo" in h:
+        record["held_out_elbo"] = float(h["val_elbo"].iloc[min(model.warmup, len(h) - 1):].max())
     if model.batch_key is None: return record
     batch = adata.obs[model.batch_key].astype(str)
-    scores, before = mixing_scores(z, batch), mixing_scores(pca(adata, model.layer_, seed=int(model.seed_)), batch)
-    return record | dict(batch_key=model.batch_key, batches=len(model.batch_names_), ilisi=scores["ilisi"], ilisi_pca=before["ilisi"], ilisi_random=scores["ilisi_random"])
+    scores, before = (mixing_scores(z, batch),
+        mixing_scores(pca(adata, model.layer_, seed=int(model.seed_)), batch))
+    return record | dict(batch_key=model.batch_key, batches=len(model.batch_names_),
+        ilisi=scores["ilisi"], ilisi_pca=before["ilisi"], ilisi_random=scores["ilisi_random"])
 
 def _write_embedded(out, adata, model, z, record):
     "Write what was asked for, each under its temporary name."
@@ -585,46 +737,65 @@ def _write_embedded(out, adata, model, z, record):
     from scnb.reading import write_h5ad
     path = out.paths["-o"]
     if path.suffix == ".h5ad": write_h5ad(adata, out.part("-o"))
-    else: _write_text(pd.DataFrame(z, pd.Index(map(str, adata.obs_names), name="Cell"), [f"vae_{i}" for i in range(z.shape[1])]), out.part("-o"), path)
+    else:
+        _write_text(pd.DataFrame(z, pd.Index(map(str, adata.obs_names), name="Cell"),
+                [f"vae_{i}" for i in range(z.shape[1])]), out.part("-o"), path)
     _write_record(out, record, model)
 
 def _embedding_summary(r, out):
     "What a reader wants to know, in a few lines."
-    lines = [f"{r['n_cells']:,} cells, {r['n_genes']:,} genes; VAE, {r['likelihood']}, norm {r['norm']}, {r['n_latent']} dimensions: {r['epochs']} epochs" + (f", held-out ELBO {r['held_out_elbo']:.2f} nats per cell" if "held_out_elbo" in r else "")]
-    if "ilisi" in r: lines.append(f"{r['batches']} batches in {r['batch_key']}, mixed (iLISI): {r['ilisi']:.2f}; principal components {r['ilisi_pca']:.2f}, a random deal {r['ilisi_random']:.2f}")
+    lines = [f"{r['n_cells']:,} cells, {r['n_genes']:,} genes; VAE, {r['likelihood']}, norm "
+        f"{r['norm']}, {r['n_latent']} dimensions: {r['epochs']} epochs" + (f", held-out ELBO "
+            f"{r['held_out_elbo']:.2f} nats per cell" if "held_out_elbo" in r else "")]
+    if "ilisi" in r:
+        lines.append(
+            f"{r['batches']} batches in {r['batch_key']}, mixed (iLISI): {r['ilisi']:.2f}; "
+            f"principal components {r['ilisi_pca']:.2f}, a random deal {r['ilisi_random']:.2f}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
 # %% ../nbs/analysis/cli.ipynb #7c46d802
 @app.command()
-def contrast(
-    input: _Input,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.h5ad", help="The data with X_salient and X_background in obsm.")] = Path("contrast.h5ad"),
-    condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C", help="Column of obs: what was done to the cell. Needed.")] = None,
-    control: Annotated[Optional[str], _option("--control", metavar="CTRL", help="Its value for cells that were left alone; every other value is a target group. Needed.")] = None,
-    batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B", help="Column of obs with the batch, which the decoder is then told.")] = None,
-    n_salient: Annotated[int, typer.Option("--n-salient", min=1, help="Dimensions of the salient part.")] = 10,
-    n_background: Annotated[int, typer.Option("--n-background", min=1, help="Dimensions of the background.")] = 10,
-    likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
-    classifier: Annotated[float, typer.Option(min=0, help="Weight of reading the target group from the salient part; 0: the groups' names shape nothing but the background.")] = 0.,
-    label_key: _LabelKey = None,
-    metrics: _MetricsFile = None,
-    save: _SaveDir = None,
-    n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None, checkpoint: _CheckpointDir = None, resume: _Resume = False,
-    max_epochs: _MaxEpochs = None, precision: _Precision = "32-true", transpose: _Transpose = None, allow_non_integer: _NonInteger = False, as_json: _Json = False,
-):
+def contrast(input: _Input,
+        output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.h5ad",
+                help="The data with X_salient and X_background in obsm.")] = Path("contrast.h5ad"),
+        condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C",
+                help="Column of obs: what was done to the cell. Needed.")] = None,
+        control: Annotated[Optional[str], _option("--control", metavar="CTRL", help="Its value for "
+                "cells that were left alone; every other value is a target group. Needed.")] = None,
+        batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B",
+                help="Column of obs with the batch, which the decoder is then told.")] = None,
+        n_salient: Annotated[int, typer.Option("--n-salient", min=1,
+                help="Dimensions of the salient part.")] = 10, n_background: Annotated[int,
+            typer.Option("--n-background", min=1, help="Dimensions of the background.")] = 10,
+        likelihood: Annotated[str, typer.Option(help="zinb, nb or poisson.")] = "zinb",
+        classifier: Annotated[float,
+            typer.Option(min=0, help="Weight of reading the target group from the salient part; 0: "
+                "the groups' names shape nothing but the background.")] = 0.,
+        label_key: _LabelKey = None, metrics: _MetricsFile = None, save: _SaveDir = None,
+        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False,
+        seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None,
+        checkpoint: _CheckpointDir = None, resume: _Resume = False, max_epochs: _MaxEpochs = None,
+        precision: _Precision = "32-true", transpose: _Transpose = None,
+        allow_non_integer: _NonInteger = False, as_json: _Json = False,):
     "Separate what a perturbation did from what the cells had anyway."
     from scnb.counts import InputError
     for name, v in (("--condition-key", condition_key), ("--control", control)):
-        if v is None: raise InputError(f"{name} is needed: --condition-key names the column of obs that says what was done to each cell, --control its value for cells that were left alone")
+        if v is None:
+            raise InputError(f"{name} is needed: --condition-key names the column of obs that says "
+                f"what was done to each cell, --control its value for cells that were left alone")
     fit = _how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
-    model = _contrastive_model(fit.pop("n_top_genes"), condition_key=condition_key, control=control, batch_key=batch_key, n_salient=n_salient, n_background=n_background, likelihood=likelihood, classifier=classifier)
-    out = _planned(input, overwrite, checkpoint, {"-o": output, "--metrics": metrics, "--save": save})
+    model = _contrastive_model(fit.pop("n_top_genes"), condition_key=condition_key, control=control,
+        batch_key=batch_key, n_salient=n_salient,
+        n_background=n_background, likelihood=likelihood, classifier=classifier)
+    out = _planned(input, overwrite, checkpoint,
+        {"-o": output, "--metrics": metrics, "--save": save})
     if output.suffix != ".h5ad": raise InputError(f"-o {output}: the name must end with .h5ad")
     adata, _ = _opened(input, fit, output, transpose=transpose, allow_non_integer=allow_non_integer)
     model._check_params(adata)
     if label_key is not None: _check_label(adata, label_key)
     with _keeping(checkpoint): record = _contrasted(model, adata, fit, input, label_key, out)
-    print(json.dumps(record, indent=1, allow_nan=False) if as_json else _contrast_summary(record, out))
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json
+        else _contrast_summary(record, out))
 
 # %% ../nbs/analysis/cli.ipynb #aaf138dd
 def _contrastive_model(top, **kw):
@@ -644,7 +815,8 @@ def _contrasted(model, adata, fit, input, label_key, out):
     from scnb.reading import write_h5ad
     start = time.perf_counter()
     model.fit(adata, **fit).write_to(adata)
-    record = dict(data=stem(input), command=_this_command()) | _contrast_record(model, adata, label_key) | dict(seconds=round(time.perf_counter() - start, 2))
+    record = dict(data=stem(input), command=_this_command()) | _contrast_record(model, adata,
+        label_key) | dict(seconds=round(time.perf_counter() - start, 2))
     with out:
         write_h5ad(adata, out.part("-o"))
         _write_record(out, record, model)
@@ -655,19 +827,27 @@ def _contrast_record(model, adata, label_key):
     "Sizes, bound, what can be read from which space, and the genes that change most."
     from scnb import __version__
     h, groups = model.history_, model._groups(adata).numpy()
-    record = dict(model="contrastivevi", n_cells=adata.n_obs, n_controls=int((groups == 0).sum()), n_targets=int((groups > 0).sum()), targets=model.group_names_[1:], n_genes=model.n_features_in_,
-                  n_salient=model.n_salient, n_background=model.n_background, likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
+    record = dict(model="contrastivevi", n_cells=adata.n_obs, n_controls=int((groups == 0).sum()),
+        n_targets=int((groups > 0).sum()), targets=model.group_names_[1:],
+        n_genes=model.n_features_in_, n_salient=model.n_salient, n_background=model.n_background,
+        likelihood=model.likelihood, epochs=len(h), seed=int(model.seed_), version=__version__)
     if "val_elbo" in h: record["held_out_elbo"] = float(h["val_elbo"].max())
-    leak = model.leakage(adata, shared=[] if label_key is None else [label_key], seed=int(model.seed_), spaces={k: adata.obsm[f"X_{k}"] for k in ("salient", "background")})
-    record["leakage"] = {k: {a: None if b is None else round(b, 4) for a, b in v.items()} for k, v in leak.items()}
+    leak = model.leakage(adata, shared=[] if label_key is None else [label_key],
+        seed=int(model.seed_), spaces={k: adata.obsm[f"X_{k}"] for k in ("salient", "background")})
+    record["leakage"] = {k: {a: None if b is None else round(b, 4) for a, b in v.items()}
+        for k, v in leak.items()}
     top = model.effects(adata).head(20)
     return record | dict(genes={str(g): round(float(v), 4) for g, v in top["log2_fold"].items()})
 
 def _contrast_summary(r, out):
     "What a reader wants to know, in a few lines."
     leak = {k: v for k, v in r["leakage"].items() if v.get("auc") is not None}
-    lines = [f"{r['n_cells']:,} cells, {r['n_controls']:,} controls and {r['n_targets']:,} in {len(r['targets'])} target group{'s' * (len(r['targets']) != 1)}; {r['n_genes']:,} genes: {r['epochs']} epochs" + (f", held-out ELBO {r['held_out_elbo']:.2f} nats per cell" if "held_out_elbo" in r else "")]
-    lines += [f"{k.partition('_')[2]} read from the {k.partition('_')[0]}: AUC {v['auc']:.2f} (permuted: below {v['null']:.2f})" for k, v in leak.items()]
+    lines = [f"{r['n_cells']:,} cells, {r['n_controls']:,} controls and {r['n_targets']:,} in "
+        f"{len(r['targets'])} target group{'s' * (len(r['targets']) != 1)}; {r['n_genes']:,} "
+        f"genes: {r['epochs']} epochs" + (f", held-out ELBO {r['held_out_elbo']:.2f} nats per cell"
+            if "held_out_elbo" in r else "")]
+    lines += [f"{k.partition('_')[2]} read from the {k.partition('_')[0]}: AUC {v['auc']:.2f} "
+        f"(permuted: below {v['null']:.2f})" for k, v in leak.items()]
     lines.append(f"most changed genes: {', '.join(list(r['genes'])[:10])}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
@@ -677,56 +857,78 @@ def _numbers_of_cells(texts):
     from scnb.counts import InputError
     parts = [t.rpartition("=") for t in texts]
     for t, (_, _, n) in zip(texts, parts):
-        if not re.fullmatch(r"\d+", n.strip()): raise InputError(f"--n {t}: a whole number of cells is needed, or NAME=COUNT")
+        if not re.fullmatch(r"\d+", n.strip()):
+            raise InputError(f"--n {t}: a whole number of cells is needed, or NAME=COUNT")
     named = {k.strip(): int(n) for k, eq, n in parts if eq}
     if not named and len(texts) == 1: n = int(texts[0])
     elif len(named) == len(texts): n = named
-    elif named and len(named) + sum(not eq for _, eq, _ in parts) == len(texts): raise InputError("--n takes one COUNT, or NAME=COUNT as often as needed, not both")
+    elif named and len(named) + sum(not eq for _, eq, _ in parts) == len(texts):
+        raise InputError("--n takes one COUNT, or NAME=COUNT as often as needed, not both")
     else: raise InputError("--n names a class twice, or gives two counts: once each")
-    if not (n if isinstance(n, int) else sum(n.values())): raise InputError("--n asks for no cells: give a number above 0")
+    if not (n if isinstance(n, int) else sum(n.values())):
+        raise InputError("--n asks for no cells: give a number above 0")
     return n
 
 # %% ../nbs/analysis/cli.ipynb #c1e1563a
 @app.command()
-def generate(
-    input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; or none, with --model.", show_default=False)] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.h5ad", help="The generated cells.")] = Path("generated.h5ad"),
-    n: Annotated[Optional[list[str]], _option("--n", metavar="COUNT|NAME=COUNT", help="Cells to make; of a class by name, as often as needed.")] = None,
-    label_key: Annotated[Optional[str], _option("--label-key", metavar="L", help="Column of obs with the classes; without it and with names: clusters 0, 1, ...")] = None,
-    model: Annotated[Optional[Path], _option("--model", metavar="DIR", help="A saved model, in place of IN.")] = None,
-    library: Annotated[Optional[float], _option("--library", min=1, metavar="N", help="Molecules in each cell; default: as in the data.")] = None,
-    preset: Annotated[str, typer.Option(help="counts, or paper: the published numbers (slow).")] = "counts",
-    metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json", help="Hold out a third of the cells, judge on them, write what --json prints.")] = None,
-    save: _SaveDir = None,
-    n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None, checkpoint: _CheckpointDir = None, resume: _Resume = False,
-    max_epochs: _MaxEpochs = None, precision: _Precision = "32-true", transpose: _Transpose = None, allow_non_integer: _NonInteger = False, as_json: _Json = False,
-):
+def generate(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]",
+                help="Raw counts, as for cluster; or none, with --model.",
+                show_default=False)] = None, output: Annotated[Path, typer.Option("-o", "--output",
+                metavar="OUT.h5ad", help="The generated cells.")] = Path("generated.h5ad"),
+        n: Annotated[Optional[list[str]], _option("--n", metavar="COUNT|NAME=COUNT",
+                help="Cells to make; of a class by name, as often as needed.")] = None,
+        label_key: Annotated[Optional[str],
+            _option("--label-key", metavar="L", help="Column of obs with the classes; without it "
+                "and with names: clusters 0, 1, ...")] = None, model: Annotated[Optional[Path],
+            _option("--model", metavar="DIR", help="A saved model, in place of IN.")] = None,
+        library: Annotated[Optional[float], _option("--library", min=1, metavar="N",
+                help="Molecules in each cell; default: as in the data.")] = None, preset: Annotated[
+            str, typer.Option(help="counts, or paper: the published numbers (slow).")] = "counts",
+        metrics: Annotated[Optional[Path],
+            _option("--metrics", metavar="FILE.json", help="Hold out a third of the cells, judge "
+                "on them, write what --json prints.")] = None, save: _SaveDir = None,
+        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False,
+        seed: _Seed = 0, device: _Device = "auto", layer: _Layer = None,
+        checkpoint: _CheckpointDir = None, resume: _Resume = False, max_epochs: _MaxEpochs = None,
+        precision: _Precision = "32-true", transpose: _Transpose = None,
+        allow_non_integer: _NonInteger = False, as_json: _Json = False,):
     "Make cells that are not there, and say how real they are."
     fit = _how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
-    asked = _wanted(input, output, n, model, label_key=label_key, save=save, checkpoint=checkpoint, metrics=metrics)
-    out = _planned(input or model, overwrite, checkpoint, {"-o": output, "--metrics": metrics, "--save": save})
+    asked = _wanted(input, output, n,
+        model, label_key=label_key, save=save, checkpoint=checkpoint, metrics=metrics)
+    out = _planned(input or model, overwrite, checkpoint,
+        {"-o": output, "--metrics": metrics, "--save": save})
     import time
     from scnb.pipeline import stem
     start = time.perf_counter()
     with _keeping(checkpoint):
-        if model is not None: (made, record), fitted = _from_saved(model, asked, seed, library), None
-        else: made, record, fitted = _trained_generator(input, output, asked, label_key, preset, library, metrics is not None, fit, transpose=transpose, allow_non_integer=allow_non_integer)
-        record = dict(data=None if input is None else stem(input), command=_this_command()) | record | dict(seed=seed, seconds=round(time.perf_counter() - start, 2))
+        if model is not None:
+            (made, record), fitted = _from_saved(model, asked, seed, library), None
+        else:
+            made, record, fitted = _trained_generator(input, output, asked, label_key, preset,
+                library, metrics is not None, fit, transpose=transpose,
+                allow_non_integer=allow_non_integer)
+        record = (dict(data=None if input is None else stem(input), command=_this_command())
+            | record | dict(seed=seed, seconds=round(time.perf_counter() - start, 2)))
         with out:
             from scnb.reading import write_h5ad
             write_h5ad(made, out.part("-o"))
             _write_record(out, record, fitted)
-    print(json.dumps(record, indent=1, allow_nan=False) if as_json else _generation_summary(record, out))
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json
+        else _generation_summary(record, out))
 
 # %% ../nbs/analysis/cli.ipynb #8347830b
 def _wanted(input, output, n, model, **only):
     "Check the options among themselves; what `--n` asks for."
     from scnb.counts import InputError
-    if (input is None) == (model is None): raise InputError("give one of IN, a file to learn from, and --model DIR, a saved model")
+    if (input is None) == (model is None):
+        raise InputError("give one of IN, a file to learn from, and --model DIR, a saved model")
     if not n: raise InputError("--n is needed: a number of cells, or NAME=COUNT as often as needed")
     if output.suffix != ".h5ad": raise InputError(f"-o {output}: the name must end with .h5ad")
     for name, value in only.items():
-        if model is not None and value is not None: raise InputError(f"--{name.replace('_', '-')} does not go with --model: nothing is learned; give IN, or leave it out")
+        if model is not None and value is not None:
+            raise InputError(f"--{name.replace('_', '-')} does not go with --model: "
+                f"nothing is learned; give IN, or leave it out")
     return _numbers_of_cells(n)
 
 def _from_saved(folder, asked, seed, library):
@@ -735,15 +937,21 @@ def _from_saved(folder, asked, seed, library):
     from scnb.counts import InputError
     from scnb.model import load_model
     model = load_model(folder)
-    if not isinstance(model, ScGAN): raise InputError(f"--model {folder}: it holds a {type(model).__name__}, which does not generate by class; name a folder that scnb generate --save wrote")
-    if isinstance(asked, dict) and not isinstance(model, CscGAN): raise InputError(f"--model {folder}: it was trained without classes: give --n COUNT")
-    return (made := model.generate(asked, seed=seed, library=library)), _generation_record(model, made)
+    if not isinstance(model, ScGAN):
+        raise InputError(f"--model {folder}: it holds a {type(model).__name__}, which does "
+            f"not generate by class; name a folder that scnb generate --save wrote")
+    if isinstance(asked, dict) and not isinstance(model, CscGAN):
+        raise InputError(f"--model {folder}: it was trained without classes: give --n COUNT")
+    return ((made := model.generate(asked, seed=seed, library=library)),
+        _generation_record(model, made))
 
 def _generation_record(model, made):
     "The record of generated cells."
     from scnb import __version__
-    classes = {} if not made.obs.shape[1] else {str(k): int(v) for k, v in made.obs.iloc[:, 0].value_counts(sort=False).items() if v}
-    return dict(model=model._name, n_cells=made.n_obs, n_genes=made.n_vars, classes=classes, epochs=len(model.history_), version=__version__)
+    classes = {} if not made.obs.shape[1] else {str(k): int(v) for k,
+        v in made.obs.iloc[:, 0].value_counts(sort=False).items() if v}
+    return dict(model=model._name, n_cells=made.n_obs, n_genes=made.n_vars, classes=classes,
+        epochs=len(model.history_), version=__version__)
 
 # %% ../nbs/analysis/cli.ipynb #88b3c670
 def _trained_generator(input, output, asked, label_key, preset, library, judged, fit, **reading):
@@ -751,72 +959,101 @@ def _trained_generator(input, output, asked, label_key, preset, library, judged,
     import numpy as np
     from scnb.cscgan import CscGAN, ScGAN, evaluate_generated
     from scnb.counts import InputError, column
-    kw = dict(preset=preset) | ({} if (top := fit.pop("n_top_genes")) == "default" else dict(n_top_genes=top))
-    model = ScGAN(**kw) if label_key is None and not isinstance(asked, dict) else CscGAN(label_key=label_key, **kw)
+    kw = dict(preset=preset) | ({}
+        if (top := fit.pop("n_top_genes")) == "default" else dict(n_top_genes=top))
+    model = ScGAN(**kw) if label_key is None and not isinstance(asked,
+        dict) else CscGAN(label_key=label_key, **kw)
     adata, report = _opened(input, fit, output, **reading)
     model._check_params(adata)
     if label_key is not None and isinstance(asked, dict):
         known = sorted(set(column(adata, label_key, "classes").dropna().astype(str)))
         for name in asked:
-            if name not in known: raise InputError(f"--n {name}: obs[{label_key!r}] has no such class: it has {', '.join(known[:12])}")
-    if judged and report.n_cells < 150: raise InputError(f"--metrics: {report.n_cells} cells are too few to hold out a third of them for judging; at least 150 are needed, or leave it out")
+            if name not in known:
+                raise InputError(f"--n {name}: obs[{label_key!r}] has no such class: "
+                    f"it has {', '.join(known[:12])}")
+    if judged and report.n_cells < 150:
+        raise InputError(f"--metrics: {report.n_cells} cells are too few to hold out a third of "
+            f"them for judging; at least 150 are needed, or leave it out")
     order = np.random.default_rng(fit["seed"]).permutation(adata.n_obs)
-    held, rows = (np.sort(order[:adata.n_obs // 3]), np.sort(order[adata.n_obs // 3:])) if judged else (None, slice(None))
+    held, rows = (np.sort(order[:adata.n_obs // 3]),
+        np.sort(order[adata.n_obs // 3:])) if judged else (None, slice(None))
     train = adata[rows].copy() if judged else adata
     made = model.fit(train, **fit).generate(asked, seed=fit["seed"], library=library)
     record = _generation_record(model, made)
     if judged:
-        fake = made if not isinstance(asked, dict) else model.generate(len(held), seed=fit["seed"], library=library)      # the scores are those of the data's own shares
+        # the scores are those of the data's own shares
+        fake = made if not isinstance(asked, dict) else model.generate(len(held),
+            seed=fit["seed"], library=library)
         from scnb.counts import counts_of
         from anndata import AnnData
         plain = lambda a: AnnData(counts_of(a, fit["layer"]), obs=a.obs, var=a.var)
-        record |= dict(realism={k: v for k, v in evaluate_generated(plain(train), plain(adata[held]), fake, label_key=label_key, seed=fit["seed"]).items() if v is not None and v == v}, n_held_out=len(held))
+        record |= dict(realism={k: v for k,
+                v in evaluate_generated(plain(train), plain(adata[held]), fake, label_key=label_key,
+                    seed=fit["seed"]).items() if v is not None and v == v}, n_held_out=len(held))
     return made, record, model
 
 def _generation_summary(r, out):
     "What a reader wants to know, in a few lines."
-    lines = [f"{r['n_cells']:,} cells made, {r['n_genes']:,} genes" + (f": {', '.join(f'{k} {v:,}' for k, v in r['classes'].items())}" if r["classes"] else "")]
+    lines = [f"{r['n_cells']:,} cells made, {r['n_genes']:,} genes"
+        + (f": {', '.join(f'{k} {v:,}' for k, v in r['classes'].items())}" if r["classes"] else "")]
     if "realism" in r:
         s = r["realism"]
         both = lambda k: f"{s[k]:.2f} (real against real {s[k + '_control']:.2f})"
-        lines.append(f"told from {r['n_held_out']:,} held-out real cells: forest AUC {both('rf_auc')}, logistic AUC {both('logistic_auc')}; gene-gene correlation {both('gene_gene')}; nearest to a training cell {both('memory')}")
+        lines.append(f"told from {r['n_held_out']:,} held-out real "
+            f"cells: forest AUC {both('rf_auc')}, logistic AUC {both('logistic_auc')}; gene-gene "
+            f"correlation {both('gene_gene')}; nearest to a training cell {both('memory')}")
     return "\n".join([*lines, *(f"written: {p}" for p in out.paths.values())])
 
 # %% ../nbs/analysis/cli.ipynb #01117c0a
 @app.command()
-def report(
-    input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.", show_default=False)] = None,
-    output: Annotated[Optional[Path], _option("-o", "--output", metavar="DIR", help="Folder for index.html and clusters.csv.")] = None,
-    n_clusters: K = None, label_key: _LabelKey = None,
-    condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C", help="Column of obs: what was done to the cell; adds a section on what it changed.")] = None,
-    control: Annotated[Optional[str], _option("--control", metavar="CTRL", help="Its value for cells that were left alone.")] = None,
-    n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, seed: _Seed = 0, device: _Device = "auto",
-    layer: _Layer = None, checkpoint: _CheckpointDir = None, resume: _Resume = False, max_epochs: _MaxEpochs = None, precision: _Precision = "32-true",
-    h5ad: Annotated[Optional[Path], _option("--h5ad", metavar="OUT.h5ad", help="The data with clusters, embedding and UMAP.")] = None, save: _SaveDir = None,
-    transpose: _Transpose = None, allow_non_integer: _NonInteger = False, fast: Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds the number of clusters; denoising is not judged.")] = False, as_json: _Json = False,
-):
+def report(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]",
+                help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.",
+                show_default=False)] = None, output: Annotated[Optional[Path], _option("-o",
+                "--output", metavar="DIR", help="Folder for index.html and clusters.csv.")] = None,
+        n_clusters: K = None, label_key: _LabelKey = None, condition_key: Annotated[Optional[str],
+            _option("--condition-key", metavar="C", help="Column of obs: what was done to "
+                "the cell; adds a section on what it changed.")] = None,
+        control: Annotated[Optional[str], _option("--control",
+                metavar="CTRL", help="Its value for cells that were left alone.")] = None,
+        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, seed: _Seed = 0,
+        device: _Device = "auto", layer: _Layer = None, checkpoint: _CheckpointDir = None,
+        resume: _Resume = False, max_epochs: _MaxEpochs = None, precision: _Precision = "32-true",
+        h5ad: Annotated[Optional[Path], _option("--h5ad", metavar="OUT.h5ad",
+                help="The data with clusters, embedding and UMAP.")] = None, save: _SaveDir = None,
+        transpose: _Transpose = None, allow_non_integer: _NonInteger = False, fast: Annotated[bool,
+            typer.Option("--fast", help="No network is trained again: PCA finds the number of "
+                "clusters; denoising is not judged.")] = False, as_json: _Json = False,):
     "Make one page about a file, to look at and to pass on."
     from scnb.counts import InputError
-    if output is None: raise InputError("-o DIR is needed: the folder for index.html and clusters.csv")
+    if output is None:
+        raise InputError("-o DIR is needed: the folder for index.html and clusters.csv")
     fit = _how_to_fit(seed, device, layer, n_top_genes, checkpoint, resume, max_epochs, precision)
     from scnb.report import make_report
-    with _keeping(checkpoint): page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters, condition_key=condition_key, control=control, overwrite=overwrite, h5ad=h5ad, save=save, transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
+    with _keeping(checkpoint):
+        page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters,
+            condition_key=condition_key, control=control, overwrite=overwrite, h5ad=h5ad, save=save,
+            transpose=transpose, allow_non_integer=allow_non_integer, fast=fast, **fit)
     written = [page, page.parent/"clusters.csv", *filter(None, (h5ad, save))]
-    print(json.dumps(record, indent=1, allow_nan=False) if as_json else "\n".join([*record["summary"], *(f"written: {p}" for p in written)]))
+    print(json.dumps(record, indent=1, allow_nan=False) if as_json
+        else "\n".join([*record["summary"], *(f"written: {p}" for p in written)]))
 
 # %% ../nbs/analysis/cli.ipynb #12cc8792
 @app.command()
-def bench(
-    grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: the measurements of the page on speed.")] = "cluster",
-    data: Annotated[Optional[str], _option("--data", metavar="NAME", help="Only this data set.")] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N - 1.")] = 5,
-    only: Annotated[Optional[str], _option("--only", metavar="TEXT", help="Only runs with TEXT in their file's name, such as cscgan-s3.")] = None,
-    results: Annotated[Optional[Path], _option("--results", metavar="DIR", help="Where the JSON files go; default: nbs/results.")] = None,
-    method: Annotated[str, typer.Option(help="For the grid cluster: as for scnb cluster.")] = "scdeepcluster",
-    list_grids: Annotated[bool, typer.Option("--list", help="Print the names of the grids.")] = False,
-    peers: Annotated[bool, typer.Option("--peers", help="speed: measure scvi-tools too, in the environment of `make bench-peers`.")] = False,
-    overwrite: _Overwrite = False, device: _Device = "auto", n_top_genes: _TopGenes = None, max_epochs: _MaxEpochs = None, as_json: _Json = False,
-):
+def bench(grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: "
+                "the measurements of the page on speed.")] = "cluster", data: Annotated[
+            Optional[str], _option("--data", metavar="NAME", help="Only this data set.")] = None,
+        seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N - 1.")] = 5,
+        only: Annotated[Optional[str], _option("--only", metavar="TEXT",
+                help="Only runs with TEXT in their file's name, such as cscgan-s3.")] = None,
+        results: Annotated[Optional[Path], _option("--results", metavar="DIR",
+                help="Where the JSON files go; default: nbs/results.")] = None, method: Annotated[
+            str, typer.Option(help="For the grid cluster: as for scnb cluster.")] = "scdeepcluster",
+        list_grids: Annotated[bool,
+            typer.Option("--list", help="Print the names of the grids.")] = False,
+        peers: Annotated[bool, typer.Option("--peers", help="speed: measure scvi-tools too, in the "
+                "environment of `make bench-peers`.")] = False, overwrite: _Overwrite = False,
+        device: _Device = "auto", n_top_genes: _TopGenes = None,
+        max_epochs: _MaxEpochs = None, as_json: _Json = False,):
     "Earn the stored results again: a grid of data and seeds."
     if grid == "speed": return _bench_speed(results, peers, overwrite, as_json)
     from tqdm.auto import tqdm
@@ -828,20 +1065,29 @@ def bench(
     resolve_device(device)
     runs = runner.plan(grid, data, seeds, only)
     todo = runner.to_make(grid, runs, results, method, overwrite)
-    for text in (runner.outlook(runs, todo), *runner.lacking(todo)): print(f"scnb bench: {text}", file=sys.stderr)
-    kw = {k: v for k, v in dict(device=device, max_epochs=max_epochs, n_top_genes=n_top_genes).items() if v not in (None, "auto")}
+    for text in (runner.outlook(runs, todo), *runner.lacking(todo)):
+        print(f"scnb bench: {text}", file=sys.stderr)
+    kw = {k: v for k, v in dict(device=device, max_epochs=max_epochs,
+            n_top_genes=n_top_genes).items() if v not in (None, "auto")}
     if n_top_genes == 0: kw["n_top_genes"] = None
     try:
-        with tqdm(total=len(runs), desc=grid, unit="run", disable=not sys.stderr.isatty()) as bar: _run_all(grid, runs, todo, runner.run_grid(grid, data, seeds, results, overwrite, only=only, method=method, **kw), results, method, bar)
-    except KeyboardInterrupt: raise _Interrupted(f"interrupted; finished runs are kept in {metrics.results_folder(results)}, and the same command goes on with the others") from None
+        with tqdm(total=len(runs), desc=grid, unit="run", disable=not sys.stderr.isatty()) as bar:
+            _run_all(grid, runs, todo, runner.run_grid(grid, data, seeds, results, overwrite,
+                    only=only, method=method, **kw), results, method, bar)
+    except KeyboardInterrupt:
+        raise _Interrupted(
+            f"interrupted; finished runs are kept in {metrics.results_folder(results)}, and "
+            f"the same command goes on with the others") from None
     t = runner.summarise(results, grid)
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     if data in set(t.get("data", ())): t = t[t["data"] == data]
-    print(json.dumps(pipeline.records(t), indent=1) if as_json else t.round(3).T.to_string(header=False) if len(t) == 1 else t.round(3).to_string(index=False))
+    print(json.dumps(pipeline.records(t), indent=1) if as_json else t.round(3)
+        .T.to_string(header=False) if len(t) == 1 else t.round(3).to_string(index=False))
 
 # %% ../nbs/analysis/cli.ipynb #4f5e4d29
 def _run_all(grid, runs, todo, records, results, method, bar):
-    "Go through the runs; say of each whether it was made or read, and how it stands beside the stored one."
+    """Go through the runs; say of each whether it was made or read, and how it stands beside the
+    stored one."""
     from tqdm.auto import tqdm
     from scnb import metrics
     from scnb.studies import runner
@@ -861,12 +1107,14 @@ def _run_all(grid, runs, todo, records, results, method, bar):
 def _bench_speed(results, peers, overwrite, as_json):
     "Measure, keep the record, and print its main ratios."
     from scnb.studies import speed
-    record = speed.run_speed(results, peers, overwrite, say=lambda text: print(f"measuring: {text}", file=sys.stderr))
+    record = speed.run_speed(results, peers, overwrite,
+        say=lambda text: print(f"measuring: {text}", file=sys.stderr))
     if as_json: return print(json.dumps(record, indent=1))
     for title, table in speed.tables(record).items(): print(f"{title}\n{table.to_string()}\n")
 
 # %% ../nbs/analysis/cli.ipynb #02d890a5
-_data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False, help="The named data sets: list, path NAME, fetch NAME.")
+_data_app = typer.Typer(rich_markup_mode=None, no_args_is_help=False,
+    help="The named data sets: list, path NAME, fetch NAME.")
 app.add_typer(_data_app, name="data")
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
 
@@ -876,7 +1124,8 @@ def data_list(as_json: _Json = False):
     from scnb.pipeline import records
     from scnb.registry import datasets
     t = datasets().reset_index()[["name", "status", "cells", "genes", "label", "what", "source"]]
-    print(json.dumps(records(t), indent=1) if as_json else t.drop(columns="source").astype(object).fillna("").to_string(index=False))
+    print(json.dumps(records(t), indent=1) if as_json
+        else t.drop(columns="source").astype(object).fillna("").to_string(index=False))
 
 @_data_app.command("path")
 def data_path(name: _Name):
@@ -884,7 +1133,10 @@ def data_path(name: _Name):
     from scnb.registry import REGISTRY, locate
     from scnb.counts import InputError
     path = locate(name)
-    if path is None: raise InputError(f"data set {name!r} is not on this machine: " + (f"`scnb data fetch {name}` gets it, or set" if REGISTRY[name]["url"] else "it has no download; set") + f" SCNB_DATA to a folder that holds {name}.h5ad")
+    if path is None:
+        raise InputError(f"data set {name!r} is not on this machine: "
+            + (f"`scnb data fetch {name}` gets it, or set" if REGISTRY[name]["url"]
+                else "it has no download; set") + f" SCNB_DATA to a folder that holds {name}.h5ad")
     print(path)
 
 @_data_app.command("fetch")

@@ -35,14 +35,16 @@ def split_molecules(
 def _cluster_sums(X, labels): # -> (clusters, genes), dense
     "Molecules of each gene in each cluster."
     k = int(labels.max()) + 1
-    return (sp.csr_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape=(k, len(labels))) @ X).toarray()
+    return (sp.csr_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))),
+            shape=(k, len(labels))) @ X).toarray()
 
 def _gains_of(
     kept, held, # (..., genes) molecules of clusters
     overall, # (genes,) shares of all cells
     prior:float=1000., # molecules of the overall profile that are added to each cluster's
 ): # (...,) nats
-    "Log-likelihood of the held-out molecules of each cluster, beyond that under the overall profile."
+    """Log-likelihood of the held-out molecules of each cluster, beyond that under the overall
+    profile."""
     profile = kept + prior * overall
     return (held * np.log(profile / profile.sum(-1, keepdims=True) / overall)).sum(-1)
 
@@ -52,8 +54,10 @@ def _overall_shares(kept): # -> (genes,)
     return total / total.sum()
 
 def _held_out_gain(labels, kept, held)->float: # nats per cell
-    "How much better the held-out molecules are described by the profile of their cell's cluster than by that of all cells."
-    return float(_gains_of(_cluster_sums(kept, labels), _cluster_sums(held, labels), _overall_shares(kept)).sum() / len(labels))
+    """How much better the held-out molecules are described by the profile of their cell's
+    cluster than by that of all cells."""
+    return float(_gains_of(_cluster_sums(kept, labels), _cluster_sums(held, labels),
+            _overall_shares(kept)).sum() / len(labels))
 
 # %% ../nbs/analysis/cluster_number.ipynb #563812de
 def _merge_tree(
@@ -64,7 +68,8 @@ def _merge_tree(
     P, overall = np.unique(labels, return_inverse=True)[1].astype(np.int64), _overall_shares(kept)
     a, b = _cluster_sums(kept, P), _cluster_sums(held, P)                      # (K, genes) both
     g, K, n = _gains_of(a, b, overall), len(a), len(labels)
-    alone = lambda i: g[i] + g - _gains_of(a[i] + a, b[i] + b, overall)       # (K,) what merging i with each would lose
+    # (K,) what merging i with each would lose
+    alone = lambda i: g[i] + g - _gains_of(a[i] + a, b[i] + b, overall)
     loss, live = np.full((K, K), np.inf), np.ones(K, bool)
     for i in range(K): loss[i, :i] = alone(i)[:i]
     gain, parts = np.zeros(K), np.zeros((K, n), np.int64)
@@ -91,12 +96,14 @@ def explained_and_reproducibility(
     for r, trees in families.items():
         for k in range(2, min(len(g) for g, _ in trees) + 1):
             pairs = itertools.combinations([p[k - 1] for _, p in trees], 2)
-            rows.append(dict(resolution=r, k=k, gain=np.mean([g[k - 1] for g, _ in trees]), returned=np.mean([ami(a, b) for a, b in pairs])))
+            rows.append(dict(resolution=r, k=k, gain=np.mean([g[k - 1] for g, _ in trees]),
+                    returned=np.mean([ami(a, b) for a, b in pairs])))
     t = pd.DataFrame(rows, columns=["resolution", "k", "gain", "returned"])
     top = t.gain.max() if len(t) else 0.
     t["explained"] = np.clip(t.gain / top, 0, 1) if top > 0 else 0.
     t["score"] = t.explained * t.returned
-    return t.sort_values("score", ascending=False, kind="stable").drop_duplicates("k").sort_values("k", ignore_index=True)
+    return t.sort_values("score", ascending=False,
+        kind="stable").drop_duplicates("k").sort_values("k", ignore_index=True)
 
 # %% ../nbs/analysis/cluster_number.ipynb #f4294cca
 @dataclass
@@ -112,16 +119,20 @@ class ClusterNumber:
     @property
     def runner_up(self): # the best other peak of the score; None if there is none
         s = np.r_[0, self.table.score, 0]
-        peaks = self.table[(s[1:-1] >= s[:-2]) & (s[1:-1] >= s[2:]) & (self.table.k != self.k) & (self.table.score >= FLOOR)]
+        peaks = self.table[(s[1:-1] >= s[:-2]) & (s[1:-1] >= s[2:]) & (self.table.k != self.k)
+            & (self.table.score >= FLOOR)]
         return int(peaks.k[peaks.score.idxmax()]) if len(peaks) else None
     @property
-    def finest(self)->int: return int(self.table.k[self.table.gain.idxmax()]) if len(self.table) else 1     # explains most
+    # explains most
+    def finest(self)->int:
+        return int(self.table.k[self.table.gain.idxmax()]) if len(self.table) else 1
     def row(self, k): # Series
         "What the table says of `k` clusters."
         return self.table[self.table.k == k].iloc[0]
     def partitions(self, k)->np.ndarray: # (refits, cells)
         "The partitions of all refits with `k` clusters."
-        if k == 1: return np.zeros((len(next(iter(self.families.values()))), self.n_cells), np.int64)
+        if k == 1:
+            return np.zeros((len(next(iter(self.families.values()))), self.n_cells), np.int64)
         return np.stack([p[k - 1] for _, p in self.families[self.row(k).resolution]])
     @property
     def n_cells(self): return next(iter(self.families.values()))[0][1].shape[1]
@@ -135,16 +146,19 @@ def subsample_evenly(n, most): # -> at most `most` of the numbers 0 .. n - 1, ev
 
 # %% ../nbs/analysis/cluster_number.ipynb #496994c4
 def reference_pca(X, n_comps=20, seed=0):
-    "Principal components (cells, n_comps) of a sparse matrix, centred on the way and never made dense."
+    """Principal components (cells, n_comps) of a sparse matrix, centred on the way and never
+    made dense."""
     from sklearn.decomposition import PCA
     n = min(n_comps, min(X.shape) - 1)
     same = X.shape[0] < 2 or abs(X[1:] - X[[0] * (X.shape[0] - 1)]).max() == 0
-    if n < 1 or same: return np.zeros((X.shape[0], 1))        # one gene, one cell, or nothing that varies
+    # one gene, one cell, or nothing that varies
+    if n < 1 or same: return np.zeros((X.shape[0], 1))
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(X.astype(np.float64))
 
 # %% ../nbs/analysis/cluster_number.ipynb #1d2a140a
 def scaled(X, scale=True):
-    "Log-normalised counts divided by each gene's standard deviation, clipped at 10; sparse, not centred."
+    """Log-normalised counts divided by each gene's standard deviation, clipped at 10; sparse,
+    not centred."""
     n = np.maximum(np.asarray(X.sum(1)).ravel(), 1)
     L = X.copy()
     L.data = np.log1p(L.data * np.repeat(np.median(n) / n, np.diff(L.indptr)))
@@ -160,11 +174,13 @@ def embed_pca(kept, seed=0, genes=None, scale=True): # -> (cells, 20)
 
 # %% ../nbs/analysis/cluster_number.ipynb #92c95eed
 def refit(X, hand, embed, resolutions, seed, k=None): # -> resolution -> (gain, partitions)
-    "One refit: embed what is kept, cluster too finely (or, given k, by k-means), merge by what is held out."
+    """One refit: embed what is kept, cluster too finely (or, given k, by k-means), merge by what
+    is held out."""
     kept = (X - hand).tocsr()
     kept.eliminate_zeros()
     z = np.asarray(embed(kept, seed), np.float32)
-    fine = leidens(z, seed % 2**31, resolutions) if k is None else [kmeans(z, min(k, len(z)), seed % 2**31)]
+    fine = leidens(z, seed % 2**31,
+        resolutions) if k is None else [kmeans(z, min(k, len(z)), seed % 2**31)]
     return {r: _merge_tree(f, kept, hand) for r, f in zip(resolutions, fine)}
 
 def estimate_cluster_number(
@@ -176,14 +192,17 @@ def estimate_cluster_number(
     run=map, # `map`, or something like it that runs refits side by side
     k=None, # look only at so many clusters, by k-means: for their stability
 )->ClusterNumber:
-    "How many clusters: refits without some of the molecules, judged by those molecules and by each other."
+    """How many clusters: refits without some of the molecules, judged by those molecules and by
+    each other."""
     X = sp.csr_matrix(X).astype(np.float64)
     X.data = X.data.round()                       # pseudo-counts are dealt as whole molecules
     X.eliminate_zeros()
     hands = split_molecules(X, n_refits, child_seed(seed, "deal"))
-    seeds, resolutions = [child_seed(seed, "refit", i) for i in range(n_refits)], resolutions if k is None else (0.,)
+    seeds, resolutions = ([child_seed(seed, "refit", i) for i in range(n_refits)],
+        resolutions if k is None else (0.,))
     same = lambda v: [v] * n_refits
-    with threadpool_limits(1): found = list(run(refit, same(X), hands, same(embed), same(resolutions), seeds, same(k)))
+    with threadpool_limits(1):
+        found = list(run(refit, same(X), hands, same(embed), same(resolutions), seeds, same(k)))
     families = {r: [f[r] for f in found] for r in resolutions}
     return ClusterNumber(explained_and_reproducibility(families), families)
 
@@ -214,9 +233,11 @@ def consensus_votes(
         to, (i, j) = C.argmax(1), linear_sum_assignment(-C)
         to[i] = j
         votes[np.arange(len(p)), to[p]] += 1 / len(partitions)
-    votes[np.arange(len(votes)), votes.argmax(1)] += 1e-6      # ties are settled here, before clusters change places
+    # ties are settled here, before clusters change places
+    votes[np.arange(len(votes)), votes.argmax(1)] += 1e-6
     won = np.bincount(votes.argmax(1), minlength=votes.shape[1])
-    votes = votes[:, np.argsort(-won, kind="stable")[:(won > 0).sum()]]      # a name without a cell that it wins is dropped
+    # a name without a cell that it wins is dropped
+    votes = votes[:, np.argsort(-won, kind="stable")[:(won > 0).sum()]]
     return votes / votes.sum(1, keepdims=True)
 
 def consensus_labels(partitions): # -> labels (cells,) numbered by size, share of the votes (cells,)
@@ -231,7 +252,8 @@ def cell_stability(
 )->np.ndarray: # (cells,) 0 to 1; 1 for a cell alone in its cluster
     "How many of a cell's companions stay with it in a refit."
     size, out = np.bincount(labels), np.zeros(len(labels))
-    for p in partitions: out += (overlaps(labels, p)[labels, p] - 1) / np.maximum(size[labels] - 1, 1)
+    for p in partitions:
+        out += (overlaps(labels, p)[labels, p] - 1) / np.maximum(size[labels] - 1, 1)
     return np.where(size[labels] > 1, out / len(partitions), 1.)
 
 def jaccard(labels, partitions)->np.ndarray: # (clusters,) 0 to 1
@@ -257,7 +279,8 @@ def compare_settings(
     return dict(sorted(found.items(), key=lambda f: -f[1].table.score.max()))
 
 # %% ../nbs/analysis/cluster_number.ipynb #e9f1bff3
-_KS, _WAYS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20), (("equal", .1), ("equal", .4), ("equal", .7), ("rare", .1), ("rare", .4), ("geometric", .4))
+_KS, _WAYS = ((2, 3, 4, 5, 6, 8, 10, 12, 16, 20),
+    (("equal", .1), ("equal", .4), ("equal", .7), ("rare", .1), ("rare", .4), ("geometric", .4)))
 
 def _proportions(k, kind): # -> list, or None for equal sizes
     "Sizes of simulated groups."
@@ -269,7 +292,8 @@ def _proportions(k, kind): # -> list, or None for equal sizes
 def shuffled(X, seed=0):
     "Every gene's counts dealt anew among the cells: margins as they were, no structure."
     X, rng = sp.csc_matrix(X, copy=True), np.random.default_rng(seed)
-    for s in map(slice, X.indptr[:-1], X.indptr[1:]): X.indices[s] = rng.choice(X.shape[0], s.stop - s.start, replace=False)
+    for s in map(slice, X.indptr[:-1], X.indptr[1:]):
+        X.indices[s] = rng.choice(X.shape[0], s.stop - s.start, replace=False)
     X.sort_indices()
     return X.tocsr()
 
@@ -277,26 +301,35 @@ def _simulations(): # yields what, true k, counts
     "The eighty simulations."
     from scnb.simulation import simulate
     for i, ((kind, dropout), k) in enumerate(itertools.product(_WAYS, _KS)):
-        yield f"{kind}, dropout {dropout}", k, simulate(n_cells=2000, n_genes=600, n_groups=k, proportions=_proportions(k, kind), dropout=dropout, de_scale=.7, seed=i).X
+        yield f"{kind}, dropout {dropout}", k, simulate(n_cells=2000, n_genes=600, n_groups=k,
+            proportions=_proportions(k, kind), dropout=dropout, de_scale=.7, seed=i).X
     for i in range(10):
-        yield "one group", 1, simulate(n_cells=(500, 1000, 2000, 3000)[i % 4], n_genes=600, n_groups=1, dropout=(.1, .4, .7)[i % 3], depth=(.5, 2, 5)[i % 3], theta=(1, 3, 10)[i // 2 % 3], seed=100 + i).X
+        yield "one group", 1, simulate(n_cells=(500, 1000, 2000, 3000)[i % 4], n_genes=600,
+            n_groups=1, dropout=(.1, .4, .7)[i % 3], depth=(.5, 2, 5)[i % 3],
+            theta=(1, 3, 10)[i // 2 % 3], seed=100 + i).X
     for i in range(10):
-        yield "shuffled", 1, shuffled(simulate(n_cells=1500, n_genes=600, n_groups=_KS[i], dropout=.3, de_scale=.7, seed=200 + i).X, i)
+        yield "shuffled", 1, shuffled(simulate(n_cells=1500, n_genes=600, n_groups=_KS[i],
+                dropout=.3, de_scale=.7, seed=200 + i).X, i)
 
 # %% ../nbs/analysis/cluster_number.ipynb #047b9d9b
 def _rules(g:ClusterNumber)->dict: # rule -> k
     "What each rule takes."
     t = g.table.set_index("k")
     usual = g.families[max(g.families)]
-    if not len(t) or t.gain.max() <= 0: return dict(product=1, gain=1, gain95=1, returned=2, leiden=round(np.mean([len(a) for a, _ in usual])))
-    return dict(product=g.k, gain=int(t.gain.idxmax()), gain95=int(t.index[t.gain >= .95 * t.gain.max()].min()), returned=int(t.returned.idxmax()), leiden=round(np.mean([len(a) for a, _ in usual])))
+    if not len(t) or t.gain.max() <= 0:
+        return dict(product=1, gain=1, gain95=1, returned=2,
+            leiden=round(np.mean([len(a) for a, _ in usual])))
+    return dict(product=g.k, gain=int(t.gain.idxmax()),
+        gain95=int(t.index[t.gain >= .95 * t.gain.max()].min()), returned=int(t.returned.idxmax()),
+        leiden=round(np.mean([len(a) for a, _ in usual])))
 
 def study()->list: # of dicts
     "Each rule's k on each of the eighty simulations."
     out = []
     for what, k, X in _simulations():
         g = estimate_cluster_number(X)
-        out.append(dict(setting=what, true=k, score=float(g.table.score.max()) if len(g.table) else 0., **_rules(g)))
+        out.append(dict(setting=what, true=k,
+                score=float(g.table.score.max()) if len(g.table) else 0., **_rules(g)))
     return out
 
 # %% ../nbs/analysis/cluster_number.ipynb #116c3c8f

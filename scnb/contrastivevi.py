@@ -24,26 +24,35 @@ from .vae_norms import ConditionalMLP, ElboTask, LatentModel, VAENet, level_name
 
 # %% ../nbs/06_contrastivevi.ipynb #56f2515d
 class ContrastiveNet(VAENet):
-    "A VAE whose latent has a second part, the salient one, which is zero for controls (Weinberger et al. 2023)."
-    def __init__(self, n_genes, n_salient=10, n_background=10, n_covariates=0, n_classes=0, n_hidden=128, n_layers=1, norm="batch", groups=None, dropout=.1, n_batches=0, **kw):
+    """A VAE whose latent has a second part, the salient one, which is zero for controls
+    (Weinberger et al. 2023)."""
+    def __init__(self, n_genes, n_salient=10, n_background=10, n_covariates=0, n_classes=0,
+            n_hidden=128, n_layers=1, norm="batch", groups=None, dropout=.1, n_batches=0, **kw):
         body = dict(n_hidden=n_hidden, n_layers=n_layers, norm=norm, groups=groups)
-        super().__init__(n_genes, n_background, dropout=dropout, n_batches=n_batches, **body, **kw)        # encoder, latent: of the background
-        self.salient_encoder, self.salient = ConditionalMLP(n_genes, **body, dropout=dropout), GaussianLatent(n_hidden, n_salient)
-        self.decoder = ConditionalMLP(n_background + n_salient + n_covariates, **body, n_batches=n_batches)    # in place of the VAE's
+        # encoder, latent: of the background
+        super().__init__(n_genes, n_background, dropout=dropout, n_batches=n_batches, **body, **kw)
+        self.salient_encoder, self.salient = (ConditionalMLP(n_genes, **body, dropout=dropout),
+            GaussianLatent(n_hidden, n_salient))
+        # in place of the VAE's
+        self.decoder = ConditionalMLP(n_background + n_salient + n_covariates,
+            **body, n_batches=n_batches)
         self.classifier = nn.Linear(n_salient, n_classes) if n_classes else None
-        self.register_buffer("covariate_mean", torch.zeros(n_covariates)); self.register_buffer("covariate_std", torch.ones(n_covariates))
+        self.register_buffer("covariate_mean", torch.zeros(n_covariates))
+        self.register_buffer("covariate_std", torch.ones(n_covariates))
 
     def gene_axes(self): return super().gene_axes() | {"salient_encoder.layers.0.weight": 1}
 
 # %% ../nbs/06_contrastivevi.ipynb #9017a7ad
 @patch
-def posteriors(self:ContrastiveNet, x): # -> z and s, each as (draw, mean, log-variance), each (cells, latent)
+# -> z and s, each as (draw, mean, log-variance), each (cells, latent)
+def posteriors(self:ContrastiveNet, x):
     "Both latents of each cell, from its expression and nothing else."
     x = self.noise(x)
     return self.latent(self.encoder(x)), self.salient(self.salient_encoder(x))
 
 @patch
-def together(self:ContrastiveNet, z, s, covariates=None): # -> (cells, background + salient + covariates)
+# -> (cells, background + salient + covariates)
+def together(self:ContrastiveNet, z, s, covariates=None):
     "What the decoder sees beside the batch."
     if covariates is None: return torch.cat([z, s], 1)
     return torch.cat([z, s, (covariates - self.covariate_mean) / self.covariate_std], 1)
@@ -58,7 +67,8 @@ def forward(self:ContrastiveNet, x, library, b, covariates, target): # target: (
         kl = kl + more
     s = torch.where(target[:, None], s, 0.)                          # exactly zero for controls
     logits = {} if self.classifier is None else dict(logits=self.classifier(q_s[0]))
-    return self.decode(self.together(z, s, covariates), library, b) | dict(kl_z=kl, kl_s=kl_s, q_z=q_z, q_s=q_s) | logits
+    return self.decode(self.together(z, s, covariates), library, b) | dict(kl_z=kl,
+        kl_s=kl_s, q_z=q_z, q_s=q_s) | logits
 
 # %% ../nbs/06_contrastivevi.ipynb #403b98eb
 def wasserstein(
@@ -76,23 +86,29 @@ def mismatch(
     weight=None, # (cells,) how much each cell counts; None: all the same
     widths=(1., 4., 16.), # of the Gaussian kernels: squared, per dimension, in units of a variance
 ):
-    "Squared maximum mean discrepancy between each target group and the controls, without bias; averaged over target cells."
-    z = z / z.detach().std(0).clamp(min=1e-4)                        # a latent that hardly varies counts as much as any
+    """Squared maximum mean discrepancy between each target group and the controls, without bias;
+    averaged over target cells."""
+    # a latent that hardly varies counts as much as any
+    z = z / z.detach().std(0).clamp(min=1e-4)
     d = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square() / z.shape[1]
     k = sum(torch.exp(-d / w) for w in widths) / len(widths)
-    k = k - torch.diag(k.diagonal())                                 # no cell is compared with itself
+    # no cell is compared with itself
+    k = k - torch.diag(k.diagonal())
     at = one_hot(group).to(k.dtype)                                  # (cells, groups)
     if weight is not None: at = at * weight[:, None]
     n, sums = at.sum(0), at.T @ k @ at                               # (groups,), (groups, groups)
-    pairs = n.square() - at.square().sum(0)                          # n (n - 1) where all count the same
+    # n (n - 1) where all count the same
+    pairs = n.square() - at.square().sum(0)
     within = sums.diagonal() / pairs.clamp(min=1e-6)
     each = within[1:] + within[0] - 2 * sums[1:, 0] / (n[1:] * n[0]).clamp(min=1e-6)
-    share = n[1:] * (pairs[1:] > 1e-6) * (pairs[0] > 1e-6)           # a group of one cell says nothing
+    # a group of one cell says nothing
+    share = n[1:] * (pairs[1:] > 1e-6) * (pairs[0] > 1e-6)
     return (each * share).sum() / share.sum().clamp(min=1e-6)
 
 # %% ../nbs/06_contrastivevi.ipynb #0ae792c2
 class PairedBatches:
-    "Minibatches half of controls, half of targets: each cell of the larger group once an epoch, the smaller group round and round."
+    """Minibatches half of controls, half of targets: each cell of the larger group once an
+    epoch, the smaller group round and round."""
     def __init__(self,
         batches, # `Batches` of all training cells
         control, # (rows of the data,) of bool
@@ -100,27 +116,36 @@ class PairedBatches:
         self.batches, rows = batches, batches.index
         self.groups = rows[control[rows]], rows[~control[rows]]
         self.n_pairs, self.epoch = max(map(len, self.groups)), 0
-        self.cuts = [*range(0, per_rank := -(-self.n_pairs // batches.world_size), max(1, batches.batch_size // 2)), per_rank]
+        self.cuts = [*range(0, per_rank := -(-self.n_pairs // batches.world_size),
+                max(1, batches.batch_size // 2)), per_rank]
     def __len__(self): return len(self.cuts) - 1
     def set_epoch(self, epoch): self.epoch = int(epoch)
     def order(self): # -> (pairs, 2) row numbers
-        rng, n, b = np.random.default_rng([self.batches.seed, self.epoch]), self.n_pairs, self.batches
-        rounds = lambda rows: np.concatenate([rng.permutation(rows) for _ in range(-(-n // len(rows)))])[:n]
+        rng, n, b = (np.random.default_rng([self.batches.seed, self.epoch]),
+            self.n_pairs, self.batches)
+        rounds = lambda rows: np.concatenate(
+            [rng.permutation(rows) for _ in range(-(-n // len(rows)))])[:n]
         pairs = np.stack([rounds(rows) for rows in self.groups], 1)
         return np.resize(pairs, (-(-n // b.world_size) * b.world_size, 2))[b.rank::b.world_size]
     def iterate(self, start=0):
         "The minibatches of this epoch from number `start` on."
         pairs = self.order()
-        for a, b in zip(self.cuts[start:-1], self.cuts[start + 1:]): yield self.batches.take(pairs[a:b].T.ravel())
+        for a, b in zip(self.cuts[start:-1], self.cuts[start + 1:]):
+            yield self.batches.take(pairs[a:b].T.ravel())
 
 # %% ../nbs/06_contrastivevi.ipynb #7f3d2196
 class ContrastiveTask(ElboTask):
-    "Minus the ELBO of controls and targets, and the penalties; KL terms and penalties rise together."
-    def __init__(self, module, group, weights, lr=1e-3, warmup=0, seed=0, backend="auto", weight_decay=0., balance=None):
+    """Minus the ELBO of controls and targets, and the penalties; KL terms and penalties rise
+    together."""
+    def __init__(self, module, group, weights, lr=1e-3, warmup=0,
+            seed=0, backend="auto", weight_decay=0., balance=None):
         super().__init__(module, lr, warmup, seed, backend)
-        self.group, self.weights, self.weight_decay = group, weights, weight_decay      # group: (rows of the data,), 0 for controls
-        self.balance = balance                                                          # (groups, batches), see `_balanced`
-    def optimizers(self): return [adam(self.module.parameters(), self.lr, weight_decay=self.weight_decay)]
+        # group: (rows of the data,), 0 for controls
+        self.group, self.weights, self.weight_decay = group, weights, weight_decay
+        # (groups, batches), see `_balanced`
+        self.balance = balance
+    def optimizers(self):
+        return [adam(self.module.parameters(), self.lr, weight_decay=self.weight_decay)]
     def feed(self, batches): return PairedBatches(batches, (self.group == 0).numpy())
     def loss(self, net, batch, beta=None):
         group, genes = self.group.to(batch.x.device)[batch.index], batch.x.shape[1]
@@ -129,18 +154,23 @@ class ContrastiveTask(ElboTask):
         nll = count_loss(self.module.head.likelihood, batch.counts, out, backend=self.backend)
         kl_z, kl_s = out["kl_z"].mean(), out["kl_s"].mean()
         terms = self.penalties(out, group, b) if beta is None else {}
-        extra = kl_z + self.weights["salient_kl"] * kl_s + sum(self.weights[k] * v for k, v in terms.items())
-        return dict(loss=nll + (self.beta if beta is None else beta) * extra / genes, elbo=-nll.detach() * genes - (kl_z + kl_s).detach(), kl_z=kl_z, kl_s=kl_s) | terms
+        extra = kl_z + self.weights["salient_kl"] * kl_s + sum(self.weights[k] * v
+            for k, v in terms.items())
+        return dict(loss=nll + (self.beta if beta is None else beta) * extra / genes,
+            elbo=-nll.detach() * genes - (kl_z + kl_s).detach(), kl_z=kl_z, kl_s=kl_s) | terms
     def penalties(self, out, group, b):
         "Those that have a weight; of one minibatch, before they are weighted."
         target, (s, logvar) = group > 0, out["q_s"]
-        terms = dict(wasserstein=lambda: wasserstein(s, logvar, ~target), match=lambda: mismatch(out["q_z"][0], group),
-                     batch_match=lambda: mismatch(s[target], b[target], self.balance.to(s.device)[group[target], b[target]]), classifier=lambda: cross_entropy(out["logits"], group))
+        terms = dict(wasserstein=lambda: wasserstein(s, logvar, ~target),
+            match=lambda: mismatch(out["q_z"][0], group), batch_match=lambda: mismatch(s[target],
+                b[target], self.balance.to(s.device)[group[target], b[target]]),
+            classifier=lambda: cross_entropy(out["logits"], group))
         return {k: f() for k, f in terms.items() if self.weights[k]}
 
 # %% ../nbs/06_contrastivevi.ipynb #8e1e9b39
 class ContrastiveVI(LatentModel):
-    "Salient and background variation of perturbed and control cells (Weinberger et al. 2023, doi:10.1038/s41592-023-01955-3)."
+    """Salient and background variation of perturbed and control cells (Weinberger et al. 2023,
+    doi:10.1038/s41592-023-01955-3)."""
     _name, _batch_size = "contrastivevi", 256
     _steps, _least_epochs, _kl = 2500, 40, ("kl_z", "kl_s")      # see `LatentModel`
     _fitted_json, _same = ("batch_names_", "group_names_"), ("library", "norm", "groups")
@@ -164,13 +194,15 @@ class ContrastiveVI(LatentModel):
         salient_kl=1., # weight of the salient's own KL term
         weight_decay=0., # of Adam
         n_top_genes=2000, # highly variable genes to train on; None: all
-        warmup=20, # epochs in which KL terms and penalties rise to their weights; half of all epochs at most
+        # epochs in which KL terms and penalties rise to their weights; half of all epochs at most
+        warmup=20,
         lr=1e-3, backend="auto", # as in `VAE`
     ):
         self.condition_key, self.control, self.n_salient, self.n_background, self.n_hidden, self.n_layers = condition_key, control, n_salient, n_background, n_hidden, n_layers
         self.likelihood, self.dispersion, self.norm, self.groups, self.dropout, self.noise, self.library = likelihood, dispersion, norm, groups, dropout, noise, library
         self.batch_key, self.covariate_keys, self.wasserstein, self.match, self.batch_match, self.classifier, self.salient_kl = batch_key, covariate_keys, wasserstein, match, batch_match, classifier, salient_kl
-        self.weight_decay, self.n_top_genes, self.warmup, self.lr, self.backend = weight_decay, n_top_genes, warmup, lr, backend
+        self.weight_decay, self.n_top_genes, self.warmup, self.lr, self.backend = (weight_decay,
+            n_top_genes, warmup, lr, backend)
 
 # %% ../nbs/06_contrastivevi.ipynb #15506d90
 _KINDS = ("salient", "background")
@@ -178,50 +210,79 @@ _KINDS = ("salient", "background")
 @patch
 def _known(self:ContrastiveVI, view, other=None):
     control = str(self.control)
-    found = dict(batch_names_=level_names(view, self.batch_key), group_names_=[control, *(g for g in level_names(view, self.condition_key, "condition") if g != control)])
-    return found if other is None else {k: _same_names(k, v, getattr(other, k)) for k, v in found.items()}
+    found = dict(batch_names_=level_names(view, self.batch_key), group_names_=[control,
+            *(g for g in level_names(view, self.condition_key, "condition") if g != control)])
+    return found if other is None else {k: _same_names(k, v, getattr(other, k))
+        for k, v in found.items()}
 
 def _same_names(name, mine, theirs):
     "The names in the order of a model to start from, which must have the same ones."
-    if set(mine) != set(theirs) or mine[:1] != theirs[:1] and name == "group_names_": raise InputError(f"init_from was trained with the {'batches' if name == 'batch_names_' else 'conditions'} {theirs}, these data have {mine}: start without it")
+    if set(mine) != set(theirs) or mine[:1] != theirs[:1] and name == "group_names_":
+        raise InputError(f"init_from was trained with the "
+            f"{'batches' if name == 'batch_names_' else 'conditions'} {theirs}, these data "
+            f"have {mine}: start without it")
     return list(theirs)
 
 # %% ../nbs/06_contrastivevi.ipynb #e69bd373
 @patch
 def _build(self:ContrastiveVI, n_genes):
-    names = ("n_salient", "n_background", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "groups", "dropout", "noise", "library")
-    return ContrastiveNet(n_genes, **{k: getattr(self, k) for k in names}, n_covariates=len(self.covariate_keys), n_batches=len(self.batch_names_), n_classes=len(self.group_names_) if self.classifier else 0)
+    names = ("n_salient", "n_background", "n_hidden", "n_layers", "likelihood", "dispersion",
+        "norm", "groups", "dropout", "noise", "library")
+    return ContrastiveNet(n_genes, **{k: getattr(self, k) for k in names},
+        n_covariates=len(self.covariate_keys), n_batches=len(self.batch_names_),
+        n_classes=len(self.group_names_) if self.classifier else 0)
 
 @patch
-def _groups(self:ContrastiveVI, adata): # -> (cells,) 0 for controls, else the number of the target group
-    return torch.from_numpy(encode_levels(column(adata, self.condition_key, "condition"), self.condition_key, self.group_names_)[0])
+# -> (cells,) 0 for controls, else the number of the target group
+def _groups(self:ContrastiveVI, adata):
+    return torch.from_numpy(encode_levels(column(adata, self.condition_key, "condition"),
+            self.condition_key, self.group_names_)[0])
 
 @patch
-def _fields(self:ContrastiveVI): return dict(covariate_keys=tuple(self.covariate_keys)) | LatentModel._fields(self)
+def _fields(self:ContrastiveVI):
+    return dict(covariate_keys=tuple(self.covariate_keys)) | LatentModel._fields(self)
 @patch
-def _outputs(self:ContrastiveVI, adata): return {"obsm": {f"X_{kind}": self.transform(adata, kind=kind) for kind in _KINDS}}
+def _outputs(self:ContrastiveVI, adata):
+    return {"obsm": {f"X_{kind}": self.transform(adata, kind=kind) for kind in _KINDS}}
 
 # %% ../nbs/06_contrastivevi.ipynb #428eabb1
 def _check_conditions(adata, key, control, least=10):
-    "An `InputError` if there are no `least` controls, or no targets, or cells of which it is not known."
+    """An `InputError` if there are no `least` controls, or no targets, or cells of which it is
+    not known."""
     codes, names = encode_levels(column(adata, key, "condition"), key)
-    if control not in names: raise InputError(f"obs[{key!r}] has no level {control!r}, which was named as control: it has {', '.join(map(repr, names[:10]))}{', ...' if len(names) > 10 else ''}")
+    if control not in names:
+        raise InputError(f"obs[{key!r}] has no level {control!r}, which was named as control: it "
+            f"has {', '.join(map(repr, names[:10]))}{', ...' if len(names) > 10 else ''}")
     n = int((codes == names.index(control)).sum())
-    if n == len(codes): raise InputError(f"obs[{key!r}] is {control!r} for all {n:,} cells: there are no targets to compare with the controls")
-    if n < least: raise InputError(f"obs[{key!r}] is {control!r} for {n} cell{'s' * (n != 1)}: at least {least} controls are needed to learn the background")
+    if n == len(codes):
+        raise InputError(f"obs[{key!r}] is {control!r} for all {n:,} cells: there are no targets "
+            f"to compare with the controls")
+    if n < least:
+        raise InputError(f"obs[{key!r}] is {control!r} for {n} cell{'s' * (n != 1)}: at least "
+            f"{least} controls are needed to learn the background")
 
 # %% ../nbs/06_contrastivevi.ipynb #f588c560
 @patch
 def _check_params(self:ContrastiveVI, adata):
     self._check_network("n_salient", "n_background", library=("observed", "latent", "size_factor"))
-    for name in ("noise", "wasserstein", "match", "batch_match", "classifier", "salient_kl", "weight_decay"):
-        if not 0 <= getattr(self, name) < math.inf: raise InputError(f"{name}={getattr(self, name)!r}: a number from 0 is needed")
-    if backed_counts(adata) is not None: raise InputError("pairs of control and target cells are drawn from memory: read the file whole (without backed)")
+    for name in ("noise", "wasserstein", "match", "batch_match", "classifier",
+            "salient_kl", "weight_decay"):
+        if not 0 <= getattr(self, name) < math.inf:
+            raise InputError(f"{name}={getattr(self, name)!r}: a number from 0 is needed")
+    if backed_counts(adata) is not None:
+        raise InputError("pairs of control and target cells are drawn from memory: read "
+            "the file whole (without backed)")
     _check_conditions(adata, self.condition_key, str(self.control))
-    if isinstance(self.covariate_keys, str): raise InputError(f"covariate_keys={self.covariate_keys!r}: give a list of columns, ({self.covariate_keys!r},)")
+    if isinstance(self.covariate_keys, str):
+        raise InputError(f"covariate_keys={self.covariate_keys!r}: give a list "
+            f"of columns, ({self.covariate_keys!r},)")
     encode_covariates(adata, self.covariate_keys)
-    if self.batch_key is None and self.batch_match: raise InputError(f"batch_match={self.batch_match} needs a batch_key: name the column of obs that holds the batches")
-    if self.batch_key == self.condition_key: raise InputError(f"batch_key and condition_key are both {self.batch_key!r}: a batch that is the condition would take the whole effect")
+    if self.batch_key is None and self.batch_match:
+        raise InputError(f"batch_match={self.batch_match} needs a batch_key: name the column "
+            f"of obs that holds the batches")
+    if self.batch_key == self.condition_key:
+        raise InputError(f"batch_key and condition_key are both {self.batch_key!r}: a batch that "
+            f"is the condition would take the whole effect")
     self._check_batches(adata)
 
 # %% ../nbs/06_contrastivevi.ipynb #a5529cf9
@@ -229,10 +290,15 @@ def _check_params(self:ContrastiveVI, adata):
 def _task(self:ContrastiveVI, module, fit):
     group = self._groups(fit.adata)
     n_controls = int((group[fit.train] == 0).sum())
-    if not 0 < n_controls < len(fit.train): raise InputError(f"validation={fit.settings.validation} leaves {n_controls} controls and {len(fit.train) - n_controls} targets to train on: hold out fewer cells")
-    weights = {k: getattr(self, k) for k in ("wasserstein", "match", "batch_match", "classifier", "salient_kl")}
-    balance = _balanced(group[fit.train], fit.batches(fit.train, shuffle=False).extras["batch"][fit.train]) if self.batch_match else None
-    return ContrastiveTask(module, group, weights, **self._elbo_settings(fit), weight_decay=self.weight_decay, balance=balance)
+    if not 0 < n_controls < len(fit.train):
+        raise InputError(f"validation={fit.settings.validation} leaves {n_controls} controls and "
+            f"{len(fit.train) - n_controls} targets to train on: hold out fewer cells")
+    weights = {k: getattr(self, k)
+        for k in ("wasserstein", "match", "batch_match", "classifier", "salient_kl")}
+    balance = _balanced(group[fit.train], fit.batches(fit.train,
+            shuffle=False).extras["batch"][fit.train]) if self.batch_match else None
+    return ContrastiveTask(module, group, weights, **self._elbo_settings(fit),
+        weight_decay=self.weight_decay, balance=balance)
 
 def _balanced(group, batch): # codes (cells,) each -> (groups, batches)
     "Weights of cells with which every batch has the targets in the same proportions."
@@ -242,7 +308,8 @@ def _balanced(group, batch): # codes (cells,) each -> (groups, batches)
 
 # %% ../nbs/06_contrastivevi.ipynb #4d76df2b
 @patch
-def _measure(self:ContrastiveVI, module, fit): measure_library(module, fit); measure_covariates(module, fit)
+def _measure(self:ContrastiveVI, module, fit):
+    measure_library(module, fit); measure_covariates(module, fit)
 
 def measure_covariates(module, fit):
     "Mean and deviation of the covariates in the training cells."
@@ -254,14 +321,18 @@ def measure_covariates(module, fit):
 # %% ../nbs/06_contrastivevi.ipynb #252539ea
 @patch
 def transform(self:ContrastiveVI,
-    adata, # AnnData with raw counts of the same genes, by name, in any order; the condition is not looked at
+    # AnnData with raw counts of the same genes, by name, in any order; the condition is not looked
+    # at
+    adata,
     kind:str="salient", # "salient" or "background"
     *, sample:bool=False, # a draw in place of the mean
     seed:int=0, # of the draw
 )->np.ndarray: # (cells, latent), float32
     "The mean of s or of z for each cell."
-    if kind not in _KINDS: raise InputError(f"kind={kind!r} is not known: use one of {', '.join(map(repr, _KINDS))}")
-    return self._drawn(adata, lambda module, b: module.posteriors(b.x)[_KINDS[::-1].index(kind)][0 if sample else 1], seed)
+    if kind not in _KINDS:
+        raise InputError(f"kind={kind!r} is not known: use one of {', '.join(map(repr, _KINDS))}")
+    return self._drawn(adata, lambda module,
+        b: module.posteriors(b.x)[_KINDS[::-1].index(kind)][0 if sample else 1], seed)
 
 # %% ../nbs/06_contrastivevi.ipynb #c775d939
 @patch
@@ -271,17 +342,20 @@ def elbo(self:ContrastiveVI,
     n_samples:int=1, # draws to average over
     seed:int=0, # of the draws
 ): # float, in nats per cell, or (cells,) float32
-    "The evidence lower bound: for controls with s = 0 and without its KL term; the higher the better."
+    """The evidence lower bound: for controls with s = 0 and without its KL term; the higher the
+    better."""
     self._check_fitted()
     target = self._groups(adata) > 0
-    return self._bound(adata, lambda module, b: module(*module.fields(b), b.covariates, target.to(b.x.device)[b.index]), per_cell, n_samples, seed)
+    return self._bound(adata, lambda module, b: module(*module.fields(b), b.covariates,
+            target.to(b.x.device)[b.index]), per_cell, n_samples, seed)
 
 # %% ../nbs/06_contrastivevi.ipynb #48d92ddb
 @patch
 def decode(self:ContrastiveVI,
     adata, # AnnData with raw counts; the condition is not looked at
     *, salient:bool=True, # False: as if nothing had been done to the cell (s = 0)
-    background:bool=True, # False: as if all cells were the same before (z = 0, the mean of its prior)
+    # False: as if all cells were the same before (z = 0, the mean of its prior)
+    background:bool=True,
     batch=None, # decode as if every cell were of this batch; None: each its own
 )->np.ndarray: # (cells, genes of the file), float32; genes the model did not use keep their counts
     "Expected counts of each cell, decoded from its latent means, with either part removed."
@@ -301,13 +375,19 @@ def effects(self:ContrastiveVI,
     "What the salient part does to each gene: target cells decoded with it and without it."
     self._check_fitted()
     code = self._groups(adata).numpy()
-    if group is not None and str(group) not in self.group_names_[1:]: raise InputError(f"group={group!r} is no target group: there are {', '.join(map(repr, self.group_names_[1:10]))}")
-    rows = (code > 0 if group is None else code == self.group_names_.index(str(group))) & (True if cells is None else np.asarray(cells, bool))
+    if group is not None and str(group) not in self.group_names_[1:]:
+        raise InputError(f"group={group!r} is no target group: there are "
+            f"{', '.join(map(repr, self.group_names_[1:10]))}")
+    rows = (code > 0 if group is None else code == self.group_names_.index(str(group))) & (True
+        if cells is None else np.asarray(cells, bool))
     if not rows.any(): raise InputError("no target cell is left to look at")
     some, at = adata[rows], self.recipe_.match(adata)
-    with_, without = (self.decode(some, salient=s, background=background)[:, at] for s in (True, False))
+    with_, without = (self.decode(some, salient=s, background=background)[:, at]
+        for s in (True, False))
     share = [m / m.sum(1, keepdims=True) * 1e4 for m in (with_, without)]
-    t = pd.DataFrame({"log2_fold": np.log2((share[0] + .1) / (share[1] + .1)).mean(0), "with": share[0].mean(0), "without": share[1].mean(0)}, index=pd.Index(self.recipe_.genes, name="gene"))
+    t = pd.DataFrame({"log2_fold": np.log2((share[0] + .1) / (share[1] + .1)).mean(0),
+            "with": share[0].mean(0), "without": share[1].mean(0)},
+        index=pd.Index(self.recipe_.genes, name="gene"))
     return t.reindex(t["log2_fold"].abs().sort_values(ascending=False, kind="stable").index)
 
 # %% ../nbs/06_contrastivevi.ipynb #692b6292
@@ -321,35 +401,46 @@ def reading(
     rng = np.random.default_rng(seed)
     levels = [v for v in np.unique(labels) if 2 <= (labels == v).sum() < len(labels)]
     if not levels: return dict(auc=None, null=None)             # nothing to tell apart
-    score = lambda y: float(np.mean([latent_auc(z, y == v, seed=seed) for v in levels[:1 if len(levels) == 2 else None]]))
+    score = lambda y: float(np.mean(
+            [latent_auc(z, y == v, seed=seed) for v in levels[:1 if len(levels) == 2 else None]]))
     def permuted():
         order = np.lexsort((rng.random(len(labels)), strata))
         y = np.empty_like(labels)
         y[np.lexsort((np.arange(len(labels)), strata))] = labels[order]
         return y
-    return dict(auc=score(labels), null=float(np.quantile([score(permuted()) for _ in range(n_permutations)], .95)) if n_permutations else None)
+    return dict(auc=score(labels),
+        null=float(np.quantile([score(permuted()) for _ in range(n_permutations)], .95))
+        if n_permutations else None)
 
 # %% ../nbs/06_contrastivevi.ipynb #b5441e1d
 @patch
 def leakage(self:ContrastiveVI,
     adata, # AnnData with raw counts and the condition; best of cells that were held out
-    *, shared=(), # further columns of obs that targets and controls share, such as the type; the batch always is
+    # further columns of obs that targets and controls share, such as the type; the batch always is
+    *, shared=(),
     n_permutations:int=20, # for each null
     max_cells:int=3000, # a sample, where there are more
     seed:int=0, # of sample, folds and permutations
     spaces:dict=None, # coordinates of all cells by kind, if they are known already
 )->dict: # per question dict(auc, null): "background_condition", "salient_condition", "salient_KEY", "background_KEY"; "salient_norm": dict(control, target)
-    "What can be read where it should not be: the condition from the background, shared labels from the salient."
+    """What can be read where it should not be: the condition from the background, shared labels
+    from the salient."""
     self._check_fitted()
-    rows = np.sort(np.random.default_rng(child_seed(seed, "leakage")).permutation(adata.n_obs)[:max_cells])
+    rows = np.sort(np.random.default_rng(child_seed(seed, "leakage"))
+        .permutation(adata.n_obs)[:max_cells])
     some, ask = adata[rows], dict(n_permutations=n_permutations, seed=seed)
-    s, z = (self.transform(some, kind=k) if spaces is None else np.asarray(spaces[k])[rows] for k in _KINDS)
+    s, z = (self.transform(some, kind=k) if spaces is None
+        else np.asarray(spaces[k])[rows] for k in _KINDS)
     code = self._groups(some).numpy()
-    batch = np.zeros(len(code), int) if self.batch_key is None else encode_levels(column(some, self.batch_key, "batch"), self.batch_key)[0]
+    batch = (np.zeros(len(code), int) if self.batch_key is None
+        else encode_levels(column(some, self.batch_key, "batch"), self.batch_key)[0])
     target, norm = code > 0, np.linalg.norm(s, axis=1)
-    out = dict(background_condition=reading(z, target.astype(int), batch, **ask), salient_condition=reading(s, target.astype(int), batch, **ask))
+    out = dict(background_condition=reading(z, target.astype(int), batch, **ask),
+        salient_condition=reading(s, target.astype(int), batch, **ask))
     for key in dict.fromkeys([*shared, *([self.batch_key] if self.batch_key else [])]):
         label = encode_levels(column(some, key, "label"), key, missing=True)[0]
         use = target & (label >= 0)
-        for kind, v in (("salient", s), ("background", z)): out[f"{kind}_{key}"] = reading(v[use], label[use], code[use], **ask)
-    return out | dict(salient_norm=dict(control=float(norm[~target].mean()), target=float(norm[target].mean())))
+        for kind, v in (("salient", s), ("background", z)):
+            out[f"{kind}_{key}"] = reading(v[use], label[use], code[use], **ask)
+    return out | dict(salient_norm=dict(control=float(norm[~target].mean()),
+            target=float(norm[target].mean())))

@@ -21,8 +21,9 @@ import torch
 from scipy import sparse
 
 # %% ../nbs/foundations/counts.ipynb #a92aa4b8
-KEYS = SimpleNamespace(counts="counts", size_factor="size_factor", n_counts="n_counts", keep="scnb_keep",
-                       highly_variable="highly_variable", mean="mean", std="std", uns="scnb", note="scnb_read")
+KEYS = SimpleNamespace(counts="counts", size_factor="size_factor", n_counts="n_counts",
+    keep="scnb_keep", highly_variable="highly_variable", mean="mean",
+    std="std", uns="scnb", note="scnb_read")
 
 # %% ../nbs/foundations/counts.ipynb #6fc6825f
 class InputError(ValueError):
@@ -43,12 +44,14 @@ def add_note(adata, **what):
 
 # %% ../nbs/foundations/counts.ipynb #41def83f
 def which_layer(adata, # the data
-                layer=None, # a layer's name, or "X"; None: `layers["counts"]` where it is there, else `X`
+                # a layer's name, or "X"; None: `layers["counts"]` where it is there, else `X`
+                layer=None,
                ) -> str: # the name of the matrix that is meant; "X" for `X`
     "The name of the matrix that holds the raw counts."
     if layer is None: layer = KEYS.counts if KEYS.counts in adata.layers else "X"
     if layer != "X" and layer not in adata.layers:
-        raise InputError(f"there is no layer {layer!r}: the layers are {', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
+        raise InputError(f"there is no layer {layer!r}: the layers are "
+            f"{', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
     return layer
 
 # %% ../nbs/foundations/counts.ipynb #df9319e6
@@ -58,7 +61,8 @@ def _matrix(adata, layer=None):
     X = adata.layers[layer] if layer != "X" else adata.X
     if X is None: raise InputError("X is empty (None): name the layer that holds the counts")
     if hasattr(X, "to_memory"): X = X.to_memory()
-    if X.dtype.kind not in "buif": raise InputError(f"{layer} holds values of type {X.dtype}, not numbers")
+    if X.dtype.kind not in "buif":
+        raise InputError(f"{layer} holds values of type {X.dtype}, not numbers")
     if not sparse.issparse(X): return sparse.csr_matrix(np.atleast_2d(np.asarray(X)))
     return X if X.format in ("csr", "csc") else X.tocsr()
 
@@ -66,7 +70,8 @@ def _matrix(adata, layer=None):
 def counts_of(adata, # the data; left as it is
               layer=None, # see `which_layer`
              ) -> sparse.csr_matrix: # (cells, genes) float32, sorted, without stored zeros
-    "The raw counts as one CSR matrix; shares memory with `adata` where that is CSR float32 already."
+    """The raw counts as one CSR matrix; shares memory with `adata` where that is CSR float32
+    already."""
     X = sparse.csr_matrix(_matrix(adata, layer)).astype(np.float32, copy=False)
     if not X.has_canonical_format: X = X.copy(); X.sum_duplicates()
     if (X.data == 0).any(): X = X.copy(); X.eliminate_zeros()
@@ -74,19 +79,27 @@ def counts_of(adata, # the data; left as it is
 
 # %% ../nbs/foundations/counts.ipynb #fd517677
 def backed_counts(adata, layer=None):
-    "The matrix `which_layer` names, if it lies on disk and rows of it can be read alone; else None."
+    """The matrix `which_layer` names, if it lies on disk and rows of it can be read alone; else
+    None."""
     layer = which_layer(adata, layer)
     X = adata.layers[layer] if layer != "X" else adata.X
-    if getattr(X, "format", None) == "csc" and hasattr(X, "group"): logging.getLogger("scnb").warning("%s lies on disk by columns (CSC) and is read into memory: write it by rows, adata.X.tocsr()", layer)
-    return X if getattr(X, "format", None) == "csr" and hasattr(X, "group") or type(X).__module__.startswith("h5py") else None
+    if getattr(X, "format", None) == "csc" and hasattr(X, "group"):
+        logging.getLogger("scnb").warning("%s lies on disk by columns (CSC) and is read into "
+            "memory: write it by rows, adata.X.tocsr()", layer)
+    return X if getattr(X, "format", None) == "csr" and hasattr(X,
+        "group") or type(X).__module__.startswith("h5py") else None
 
 # %% ../nbs/foundations/counts.ipynb #61230d1e
 def matrix_fault(X):
     "What is wrong with the arrays of a sparse matrix; empty if they agree."
     p, i, (major, minor) = X.indptr, X.indices, X.shape if X.format == "csr" else X.shape[::-1]
-    if len(p) != major + 1 or p[0] != 0 or (np.diff(p) < 0).any(): return "its row or column starts do not rise from 0"
-    if not p[-1] == len(i) == len(X.data): return f"it should hold {p[-1]:,} values, and there are {len(X.data):,} of them and {len(i):,} places"
-    if len(i) and not 0 <= i.min() <= i.max() < minor: return f"it puts a value at place {int(i.min() if i.min() < 0 else i.max()):,} of {minor:,}"
+    if len(p) != major + 1 or p[0] != 0 or (np.diff(p) < 0).any():
+        return "its row or column starts do not rise from 0"
+    if not p[-1] == len(i) == len(X.data):
+        return (f"it should hold {p[-1]:,} values, and there are {len(X.data):,} "
+            f"of them and {len(i):,} places")
+    if len(i) and not 0 <= i.min() <= i.max() < minor:
+        return f"it puts a value at place {int(i.min() if i.min() < 0 else i.max()):,} of {minor:,}"
     return ""
 
 # %% ../nbs/foundations/counts.ipynb #8884af2a
@@ -99,22 +112,30 @@ class DiskRows:
         if self.sparse: self.check_starts()
         self.shape = (X.shape[0], X.shape[1] if cols is None else len(cols))
     def __len__(self): return self.shape[0]
-    def columns(self, cols): return DiskRows(self.X, self.layer, None if np.array_equal(cols, np.arange(self.X.shape[1])) else np.asarray(cols))
+    def columns(self, cols):
+        return DiskRows(self.X, self.layer,
+            None if np.array_equal(cols, np.arange(self.X.shape[1])) else np.asarray(cols))
 
     def stored(self, a, b):
         "Rows a to b as they lie in the file, all columns, sparse."
         if not self.sparse: return sparse.csr_matrix(np.atleast_2d(self.X[a:b]))
         i, j = int(self.indptr[a]), int(self.indptr[b])
-        m = sparse.csr_matrix((self.X.group["data"][i:j], self.X.group["indices"][i:j], self.indptr[a:b + 1] - i), shape=(b - a, self.X.shape[1]))
-        if fault := matrix_fault(m): raise InputError(f"{self.layer} is broken in rows {a:,} to {b:,}: {fault}; copy or make the file again")
+        m = sparse.csr_matrix((self.X.group["data"][i:j], self.X.group["indices"][i:j],
+                self.indptr[a:b + 1] - i), shape=(b - a, self.X.shape[1]))
+        if fault := matrix_fault(m):
+            raise InputError(f"{self.layer} is broken in rows {a:,} to {b:,}: "
+                f"{fault}; copy or make the file again")
         return m
 
 # %% ../nbs/foundations/counts.ipynb #aea40885
 def _check_starts(self):
     "Raise unless the row starts rise from 0 to the number of values and of places."
     p, g = self.indptr, self.X.group
-    if len(p) == self.X.shape[0] + 1 and p[0] == 0 and not (np.diff(p) < 0).any() and p[-1] == len(g["data"]) == len(g["indices"]): return
-    raise InputError(f"{self.layer} is broken: its row starts do not rise from 0 to the {len(g['data']):,} values and {len(g['indices']):,} places; copy or make the file again")
+    if (len(p) == self.X.shape[0] + 1 and p[0] == 0
+            and not (np.diff(p) < 0).any() and p[-1] == len(g["data"]) == len(g["indices"])):
+        return
+    raise InputError(f"{self.layer} is broken: its row starts do not rise from 0 to the "
+        f"{len(g['data']):,} values and {len(g['indices']):,} places; copy or make the file again")
 
 DiskRows.check_starts = _check_starts
 
@@ -124,8 +145,10 @@ def _read_rows(self, rows):
     rows = np.asarray(rows)
     if not len(rows): return sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)
     order = np.argsort(rows, kind="stable")
-    runs = np.split(rows[order], np.flatnonzero(np.diff(rows[order]) > 8) + 1)         # near neighbours are read together
-    parts = (self.stored(r[0], r[-1] + 1)[slice(None) if (np.diff(r) == 1).all() else r - r[0]] for r in runs)
+    # near neighbours are read together
+    runs = np.split(rows[order], np.flatnonzero(np.diff(rows[order]) > 8) + 1)
+    parts = (self.stored(r[0], r[-1] + 1)[slice(None) if (np.diff(r) == 1).all() else r - r[0]]
+        for r in runs)
     m = counts_of(SimpleNamespace(X=sparse.vstack(list(parts), format="csr"), layers={}), "X")
     if self.cols is not None: m = m[:, self.cols]; m.sort_indices()
     return m if np.array_equal(order, np.arange(len(order))) else m[np.argsort(order)]
@@ -174,9 +197,11 @@ class CountReport:
     layer: str           # where the counts are: a layer's name, or "X"
     n_non_integer: int = 0 # pseudo-counts that are no integers, where these are allowed
     def __str__(self):
-        return (f"{self.n_cells:,} cells x {self.n_genes:,} genes in {self.layer}: {self.sparsity:.1%} zeros, median {self.median_counts:,.0f} "
-                f"counts per cell, max {self.max:,.0f}; {self.n_empty_cells:,} empty cells, {self.n_empty_genes:,} empty genes"
-                f"{f'; {self.n_non_integer:,} values are not integers' if self.n_non_integer else ''}")
+        return (f"{self.n_cells:,} cells x {self.n_genes:,} genes in {self.layer}: "
+            f"{self.sparsity:.1%} zeros, median {self.median_counts:,.0f} "
+            f"counts per cell, max {self.max:,.0f}; {self.n_empty_cells:,} empty "
+            f"cells, {self.n_empty_genes:,} empty genes"
+            f"{f'; {self.n_non_integer:,} values are not integers' if self.n_non_integer else ''}")
 
 # %% ../nbs/foundations/counts.ipynb #e3f9914d
 def _offenders(X, test):
@@ -198,18 +223,22 @@ def _offenders(X, test):
 def _not_integer(v, tol):
     "Which values are further from an integer than `tol` times max(1, value)."
     if v.dtype.kind != "f": return np.zeros(len(v), bool)
-    with np.errstate(invalid="ignore"): return np.abs(v - np.rint(v)) > tol * np.maximum(1, np.abs(v))
+    with np.errstate(invalid="ignore"):
+        return np.abs(v - np.rint(v)) > tol * np.maximum(1, np.abs(v))
 
 def _is_counts(X, tol=1e-6):
     "Whether sparse `X` holds counts: finite, not negative, integers, not all zero."
     v = X.data
-    return bool(v.size and v.any() and np.isfinite(v).all() and (v >= 0).all() and not _not_integer(v, tol).any())
+    return bool(v.size and v.any() and np.isfinite(v).all()
+        and (v >= 0).all() and not _not_integer(v, tol).any())
 
 # %% ../nbs/foundations/counts.ipynb #89a3d778
 def _steps(rows, undo=lambda r: r):
-    "Whether, with a transformation undone, the values of most cells are multiples of the cell's smallest one."
+    """Whether, with a transformation undone, the values of most cells are multiples of the
+    cell's smallest one."""
     t = [undo(r) / undo(r).min() for r in rows]
-    return np.mean([np.abs(u - np.rint(u))[u < 50].max() < .02 for u in t]) > .5 # above 50, rounding blurs the steps
+    # above 50, rounding blurs the steps
+    return np.mean([np.abs(u - np.rint(u))[u < 50].max() < .02 for u in t]) > .5
 
 def _total(rows, undo=lambda r: r):
     "The total that all cells have, with a transformation undone; None if they differ."
@@ -218,24 +247,33 @@ def _total(rows, undo=lambda r: r):
 
 # %% ../nbs/foundations/counts.ipynb #6c5ea4ab
 def _looks_like(X, tol):
-    "What a matrix that holds no counts seems to be, in words (empty: no telling), and whether that is beyond doubt."
+    """What a matrix that holds no counts seems to be, in words (empty: no telling), and whether
+    that is beyond doubt."""
     v = X.data[np.isfinite(X.data)]
     rows = X.tocsr()[:100]
     rows = [r[r > 0].astype(np.float64) for r in np.split(rows.data, rows.indptr[1:-1])]
     rows = [r for r in rows if len(r) > 1 and np.isfinite(r).all()]
     odd = [r for r in rows if _not_integer(r, tol).any()]
-    if len(odd) > len(rows) / 2 and (v >= 0).all() and _steps(odd, np.square) and not _steps(odd): return "it looks like square roots of counts", True
-    if _not_integer(v, tol).mean() < .5: return "", False # a slip here or there, not a transformation
+    if len(odd) > len(rows) / 2 and (v >= 0).all() and _steps(odd, np.square) and not _steps(odd):
+        return "it looks like square roots of counts", True
+    # a slip here or there, not a transformation
+    if _not_integer(v, tol).mean() < .5: return "", False
     if (v < 0).any(): return "it looks scaled or centred", True
     if not rows: return "", False
     for name, undo in {"log1p": np.expm1, "log2(1 + x)": lambda r: np.exp2(r) - 1}.items():
         if v.max() > 30 or not (_steps(rows, undo) or _total(rows, undo)): continue
         what = "counts" if _steps(rows, undo) else "numbers"
-        return f"it looks log-normalised ({name} of {what}{f' per {t:,.0f}' if (t := _total(rows, undo)) else ''})", True
-    if (t := _total(rows)): return f"it looks normalised to a constant sum ({'CPM or TPM: ' if abs(t / 1e6 - 1) < .01 else ''}each cell sums to {f'{t:,.0f}' if t > 10 else f'{t:.3g}'})", True
+        return (f"it looks log-normalised ({name} of "
+            f"{what}{f' per {t:,.0f}' if (t := _total(rows, undo)) else ''})", True)
+    if (t := _total(rows)):
+        return (f"it looks normalised to a constant "
+            f"sum ({'CPM or TPM: ' if abs(t / 1e6 - 1) < .01 else ''}each cell sums to "
+            f"{f'{t:,.0f}' if t > 10 else f'{t:.3g}'})", True)
     if _steps(rows):
         least = np.array([r.min() for r in rows])
-        if np.ptp(least) < 1e-4 * least.mean(): return f"it looks like counts times {least.mean():.3g}", False # halves, say, from two estimates
+        # halves, say, from two estimates
+        if np.ptp(least) < 1e-4 * least.mean():
+            return f"it looks like counts times {least.mean():.3g}", False
         return "it looks normalised (each cell's counts times a factor)", True
     return ("it may be log-normalised" if v.max() < 30 else ""), False
 
@@ -244,83 +282,112 @@ def _where_counts(adata, layer, tol=1e-6):
     "Advice: which other matrix of `adata` holds counts."
     for name in ["X", *adata.layers]:
         try:
-            if name != layer and _is_counts(_matrix(adata, name), tol): return f"{name} holds counts: use layer={name!r}"
+            if name != layer and _is_counts(_matrix(adata, name), tol):
+                return f"{name} holds counts: use layer={name!r}"
         except InputError: pass
-    if adata.raw is not None and sparse.issparse(adata.raw.X) and _is_counts(adata.raw.X, tol): return "raw holds counts: use scnb.counts.from_raw(adata) (--layer raw)"
+    if adata.raw is not None and sparse.issparse(adata.raw.X) and _is_counts(adata.raw.X, tol):
+        return "raw holds counts: use scnb.counts.from_raw(adata) (--layer raw)"
     return "give the raw counts, as X or as a layer"
 
 # %% ../nbs/foundations/counts.ipynb #74f06c24
 def from_raw(adata, # data with a `raw`
             ) -> ad.AnnData: # its matrix and genes as X and var; obs, obsm and uns as they are
     "The data that `adata.raw` holds."
-    if adata.raw is None: raise InputError(f"there is no layer 'raw', and no raw in these data: the layers are {', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
+    if adata.raw is None:
+        raise InputError(f"there is no layer 'raw', and no raw in these data: the layers are "
+            f"{', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
     return adata.raw.to_adata()
 
 # %% ../nbs/foundations/counts.ipynb #8b40d050
 def raw_or_layer(adata, # the data
                  layer=None, # a layer's name, "X", or "raw"
                 ) -> tuple: # data, and the layer to use in them
-    "The data and the layer that are meant; \"raw\" (if no layer has that name) means `from_raw` and its X."
-    return (from_raw(adata), "X") if layer == "raw" and "raw" not in adata.layers else (adata, layer)
+    ("The data and the layer that are meant; \"raw\" (if no layer has that "
+        "name) means `from_raw` and its X.")
+    return ((from_raw(adata), "X") if layer == "raw"
+        and "raw" not in adata.layers else (adata, layer))
 
 # %% ../nbs/foundations/counts.ipynb #1ff71525
-_TESTS = {"NaN": lambda v, tol: np.isnan(v), "infinite": lambda v, tol: np.isinf(v), "negative": lambda v, tol: v < 0,
-          "above 2^31, too large to be counts": lambda v, tol: v > 2**31, "not integers": lambda v, tol: _not_integer(v, tol)}
+_TESTS = {"NaN": lambda v, tol: np.isnan(v), "infinite": lambda v, tol: np.isinf(v),
+    "negative": lambda v, tol: v < 0, "above 2^31, too large to be counts": lambda v,
+    tol: v > 2**31, "not integers": lambda v, tol: _not_integer(v, tol)}
 
 def _no_counts(adata, X, layer, what, n, i, j, value, like, sure, tol):
     "The error for `n` values of a matrix that are `what`."
-    hint = "; allow_non_integer=True takes pseudo-counts, as salmon or alevin estimate them" if what == "not integers" and not sure else ""
-    return CountsError(f"{layer} does not hold raw counts: {n:,} of {X.shape[0] * X.shape[1]:,} values are {what}, "
-                       f"the first at cell {adata.obs_names[i]!r} and gene {adata.var_names[j]!r} ({value:.6g}); "
-                       f"{like + '; ' if like else ''}{_where_counts(adata, layer, tol)}{hint}")
+    hint = ("; allow_non_integer=True takes pseudo-counts, as salmon or alevin estimate them"
+        if what == "not integers" and not sure else "")
+    return CountsError(f"{layer} does not hold raw counts: {n:,} of "
+        f"{X.shape[0] * X.shape[1]:,} values are {what}, "
+        f"the first at cell {adata.obs_names[i]!r} and gene {adata.var_names[j]!r} ({value:.6g}); "
+        f"{like + '; ' if like else ''}{_where_counts(adata, layer, tol)}{hint}")
 
 # %% ../nbs/foundations/counts.ipynb #37d29a46
 def check_counts(adata, # the data; left as it is
                  *, layer=None, # see `which_layer`
                  tol=1e-6, # how far from an integer a count may be, times max(1, count)
-                 allow_non_integer=None, # True: take pseudo-counts, with a warning; None: as noted in the data by `read` or `preprocess`
+                 # True: take pseudo-counts, with a warning; None: as noted in the data by `read` or
+                 # `preprocess`
+                 allow_non_integer=None,
                 ) -> CountReport: # what was seen; `CountsError` if these are no counts
     "Check that a matrix holds raw counts, and say where it does not."
-    allow = adata.uns.get(KEYS.note, {}).get("non_integer", False) if allow_non_integer is None else allow_non_integer
+    allow = adata.uns.get(KEYS.note, {}).get("non_integer",
+        False) if allow_non_integer is None else allow_non_integer
     if backed_counts(adata, layer) is not None: return _check_disk(adata, layer, allow, tol=tol)
     layer, X, pseudo = which_layer(adata, layer), _matrix(adata, layer), 0
-    if 0 in X.shape: raise CountsError(f"{layer} has {X.shape[0]} cells and {X.shape[1]} genes: there is nothing to work with")
+    if 0 in X.shape:
+        raise CountsError(
+            f"{layer} has {X.shape[0]} cells and {X.shape[1]} genes: there is nothing to work with")
     for what, test in _TESTS.items():
         n, i, j, value = _offenders(X, lambda v: test(v, tol))
         if not n: continue
         like, sure = _looks_like(X, tol) if what in ("negative", "not integers") else ("", False)
-        if not allow or sure or what != "not integers": raise _no_counts(adata, X, layer, what, n, i, j, value, like, sure, tol)
+        if not allow or sure or what != "not integers":
+            raise _no_counts(adata, X, layer, what, n, i, j, value, like, sure, tol)
         pseudo = n
-        if allow_non_integer: log_warning(f"{layer}: {n:,} values are not integers, the first at cell {adata.obs_names[i]!r} and gene {adata.var_names[j]!r} ({value:.6g}); taken as pseudo-counts")
-    if not X.data.any(): raise CountsError(f"{layer} holds only zeros: {_where_counts(adata, layer, tol)}")
+        if allow_non_integer:
+            log_warning(
+                f"{layer}: {n:,} values are not integers, the first at cell {adata.obs_names[i]!r} "
+                f"and gene {adata.var_names[j]!r} ({value:.6g}); taken as pseudo-counts")
+    if not X.data.any():
+        raise CountsError(f"{layer} holds only zeros: {_where_counts(adata, layer, tol)}")
     n = np.asarray(X.sum(1, dtype=np.float64)).ravel()
     genes, size = np.asarray(X.sum(0, dtype=np.float64)).ravel(), X.shape[0] * X.shape[1]
-    return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()), (size - int(np.count_nonzero(X.data))) / size,
-                       float(np.median(n)), float(X.data.max()), layer, pseudo)
+    return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()),
+        (size - int(np.count_nonzero(X.data))) / size,
+        float(np.median(n)), float(X.data.max()), layer, pseudo)
 
 # %% ../nbs/foundations/counts.ipynb #08ce39ff
 def _check_disk(adata, layer, allow=False, **kw):
     "`check_counts` for a matrix on disk, block by block."
     X, n, genes, stored, top, pseudo, first = rows_of(adata, layer), [], 0, 0, 0, 0, ""
-    if 0 in X.shape: raise CountsError(f"{X.layer} has {X.shape[0]} cells and {X.shape[1]} genes: there is nothing to work with")
+    if 0 in X.shape:
+        raise CountsError(f"{X.layer} has {X.shape[0]} cells and {X.shape[1]} "
+            f"genes: there is nothing to work with")
     for a in range(0, len(X), 4096):
         m = X.stored(a, min(a + 4096, len(X)))
         if m.data.any():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore") # names may repeat
-                part = ad.AnnData(m, obs=pd.DataFrame(index=adata.obs_names[a:a + 4096]), var=pd.DataFrame(index=adata.var_names), uns={KEYS.note: {"non_integer": allow}})
+                part = ad.AnnData(m, obs=pd.DataFrame(index=adata.obs_names[a:a + 4096]),
+                    var=pd.DataFrame(index=adata.var_names),
+                    uns={KEYS.note: {"non_integer": allow}})
             pseudo += check_counts(part, **kw).n_non_integer
             if pseudo and not first:
                 _, i, j, value = _offenders(m, lambda v: _not_integer(v, kw.get("tol", 1e-6)))
-                first = f"the first at cell {adata.obs_names[a + i]!r} and gene {adata.var_names[j]!r} ({value:.6g})"
+                first = (f"the first at cell {adata.obs_names[a + i]!r} and gene "
+                    f"{adata.var_names[j]!r} ({value:.6g})")
         n.append(np.asarray(m.sum(1, dtype=np.float64)).ravel())
-        genes, stored, top = genes + np.asarray(m.sum(0, dtype=np.float64)).ravel(), stored + int(np.count_nonzero(m.data)), max(top, m.data.max(initial=0))
+        genes, stored, top = (genes + np.asarray(m.sum(0, dtype=np.float64)).ravel(),
+            stored + int(np.count_nonzero(m.data)), max(top, m.data.max(initial=0)))
     n, size = np.concatenate(n), X.shape[0] * X.shape[1]
-    if not top: raise CountsError(f"{X.layer} holds only zeros: give the raw counts, as X or as a layer")
+    if not top:
+        raise CountsError(f"{X.layer} holds only zeros: give the raw counts, as X or as a layer")
     if pseudo and not getattr(adata, "_scnb_told", False):
-        log_warning(f"{X.layer}: {pseudo:,} values are not integers, {first}; taken as pseudo-counts")
+        log_warning(
+            f"{X.layer}: {pseudo:,} values are not integers, {first}; taken as pseudo-counts")
         adata._scnb_told = True
-    return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()), (size - stored) / size, float(np.median(n)), float(top), X.layer, pseudo)
+    return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()),
+        (size - stored) / size, float(np.median(n)), float(top), X.layer, pseudo)
 
 # %% ../nbs/foundations/counts.ipynb #7b26470f
 def column(adata, # the data
@@ -329,25 +396,36 @@ def column(adata, # the data
           ) -> pd.Series: # the column
     "A column of `obs`, or an error that lists those there are."
     if key in adata.obs: return adata.obs[key]
-    if any(f"obs/{key} " in l for l in np.atleast_1d(adata.uns.get(KEYS.note, {}).get("rescued", []))): raise InputError(f"obs[{key!r}] (wanted as {what}) cannot be read: the file is damaged and was rescued without it")
-    raise InputError(f"obs has no column {key!r} (wanted as {what}): it has {', '.join(map(repr, adata.obs.columns)) or 'no columns'}")
+    if any(f"obs/{key} " in l
+            for l in np.atleast_1d(adata.uns.get(KEYS.note, {}).get("rescued", []))):
+        raise InputError(f"obs[{key!r}] (wanted "
+            f"as {what}) cannot be read: the file is damaged and was rescued without it")
+    raise InputError(f"obs has no column {key!r} (wanted as {what}): it has "
+        f"{', '.join(map(repr, adata.obs.columns)) or 'no columns'}")
 
 # %% ../nbs/foundations/counts.ipynb #0860385c
 def encode_levels(col, key, names=None, missing=False):
     "A column of obs as numbers 0.. (int64; -1 where missing) and the names they stand for."
     if names is None:
-        values = col.cat.remove_unused_categories().cat.categories if isinstance(col.dtype, pd.CategoricalDtype) else sorted(col.dropna().unique(), key=lambda v: (str(type(v)), v))
+        values = col.cat.remove_unused_categories().cat.categories if isinstance(col.dtype,
+            pd.CategoricalDtype) else sorted(col.dropna().unique(), key=lambda v: (str(type(v)), v))
         names = list(dict.fromkeys(str(v) for v in values))
-    codes = pd.Categorical(col.astype(object).map(str, na_action="ignore"), categories=names).codes.astype(np.int64)
+    codes = pd.Categorical(col.astype(object).map(str, na_action="ignore"),
+        categories=names).codes.astype(np.int64)
     unknown, nan = (codes < 0) & col.notna().to_numpy(), col.isna().to_numpy()
-    if unknown.any(): raise InputError(f"obs[{key!r}] has the value {str(col[unknown].iloc[0])!r}, which is none of {', '.join(map(repr, names[:10]))}")
-    if nan.any() and not missing: raise InputError(f"obs[{key!r}] is missing for {nan.sum():,} cells, the first {col.index[nan][0]!r}: fill it in or leave those cells out")
+    if unknown.any():
+        raise InputError(f"obs[{key!r}] has the value {str(col[unknown].iloc[0])!r}, which is none "
+            f"of {', '.join(map(repr, names[:10]))}")
+    if nan.any() and not missing:
+        raise InputError(f"obs[{key!r}] is missing for {nan.sum():,} cells, the first "
+            f"{col.index[nan][0]!r}: fill it in or leave those cells out")
     return codes, names
 
 # %% ../nbs/foundations/counts.ipynb #71a4f023
 @contextmanager
 def kept_threads():
-    "Leave torch's number of threads as it was: the first parallel call of numba, which scanpy makes, sets it to all cores."
+    """Leave torch's number of threads as it was: the first parallel call of numba, which scanpy
+    makes, sets it to all cores."""
     n = torch.get_num_threads()
     try: yield
     finally:
@@ -357,15 +435,19 @@ def kept_threads():
 def canonical_order(adata, # the data
                     layer=None, # see `which_layer`
                    ) -> np.ndarray: # (cells,) row numbers
-    "Row numbers sorted by cell name; cells of one name, by their counts: the same cells come in the same order, however a file's rows are shuffled."
-    if backed_counts(adata, layer) is not None: return np.arange(adata.n_obs)    # a file on disk is read from first to last
-    names = np.array([str(n) for n in adata.obs_names], dtype=object) # not of fixed width: one long name would cost its length for each
+    """Row numbers sorted by cell name; cells of one name, by their counts: the same cells come
+    in the same order, however a file's rows are shuffled."""
+    # a file on disk is read from first to last
+    if backed_counts(adata, layer) is not None: return np.arange(adata.n_obs)
+    # not of fixed width: one long name would cost its length for each
+    names = np.array([str(n) for n in adata.obs_names], dtype=object)
     order = np.argsort(names, kind="stable")
     first = np.flatnonzero(names[order][1:] != names[order][:-1]) + 1
     if len(first) == len(order) - 1: return order # no name comes twice
     c = counts_of(adata, layer)
     def content(i): return [a[c.indptr[i]:c.indptr[i + 1]].tolist() for a in (c.indices, c.data)]
-    return np.concatenate([b if len(b) == 1 else sorted(b, key=content) for b in np.split(order, first)])
+    return np.concatenate(
+        [b if len(b) == 1 else sorted(b, key=content) for b in np.split(order, first)])
 
 # %% ../nbs/foundations/counts.ipynb #1fc46816
 def number_duplicates(names):
@@ -390,7 +472,8 @@ def data_hash(adata, # the data
     if isinstance(c, DiskRows): return _hash_disk(adata, c)
     c = c[o]
     for a in (c.indptr.astype(np.int64), c.indices.astype(np.int64), c.data): h.update(a.tobytes())
-    for names in (adata.obs_names[o], adata.var_names): h.update("\0".join(map(str, names)).encode())
+    for names in (adata.obs_names[o], adata.var_names):
+        h.update("\0".join(map(str, names)).encode())
     return h.hexdigest()[:16]
 
 def _hash_disk(adata, counts):
@@ -398,6 +481,7 @@ def _hash_disk(adata, counts):
     import hashlib
     h = hashlib.sha256(b"on disk")
     for _, m in counts.blocks():
-        for a in (m.indptr.astype(np.int64), m.indices.astype(np.int64), m.data): h.update(a.tobytes())
+        for a in (m.indptr.astype(np.int64), m.indices.astype(np.int64), m.data):
+            h.update(a.tobytes())
     for names in (adata.obs_names, adata.var_names): h.update("\0".join(map(str, names)).encode())
     return h.hexdigest()[:16]

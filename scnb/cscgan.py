@@ -24,7 +24,8 @@ def _profiles_of_classes(
     sizes, # cells of each class
     n:int, # profiles in all, about
 )->list: # the class of each profile
-    "Share `n` profiles among classes by size: at least one each, and at least ten cells for each further one."
+    """Share `n` profiles among classes by size: at least one each, and at least ten cells for
+    each further one."""
     sizes = np.asarray(sizes)
     each = [max(1, min(round(n * s / sizes.sum()), s // 10)) for s in sizes]
     return [c for c, k in enumerate(each) for _ in range(k)]
@@ -37,29 +38,39 @@ def _nb_profiles(
     k, # (cells,) cluster of each cell, int64
     n:int, # clusters
     smooth:float=10., # molecules of the average cell that each cluster is given
-    prior:float=20., # cells of which the log-likelihood of all cells together counts as many in each cluster
+    # cells of which the log-likelihood of all cells together counts as many in each cluster
+    prior:float=20.,
 ): # log shares and log theta, each (n, genes) float32
-    "Shares and inverse dispersion of each cluster, by smoothed means and by maximum likelihood on a grid."
-    total = torch.zeros(n, counts.shape[1], dtype=torch.float64).index_add_(0, torch.as_tensor(k), torch.from_numpy(counts.toarray()).double())
+    """Shares and inverse dispersion of each cluster, by smoothed means and by maximum likelihood
+    on a grid."""
+    total = torch.zeros(n, counts.shape[1], dtype=torch.float64).index_add_(0, torch.as_tensor(k),
+        torch.from_numpy(counts.toarray()).double())
     average = total.sum(0) / total.sum()
-    rho = (total + smooth * average) / (total.sum(1, keepdim=True) + smooth)                       # (n, genes), rows sum to one
+    # (n, genes), rows sum to one
+    rho = (total + smooth * average) / (total.sum(1, keepdim=True) + smooth)
     fit = torch.zeros(len(_THETAS), *rho.shape)
     for i in range(0, counts.shape[0], 1024):
         x, at = torch.from_numpy(counts[i:i + 1024].toarray()), torch.as_tensor(k[i:i + 1024])
-        mu = (x.sum(1, keepdim=True) * rho[at].float()).clamp(min=1e-8)                            # (cells, genes)
+        # (cells, genes)
+        mu = (x.sum(1, keepdim=True) * rho[at].float()).clamp(min=1e-8)
         for f, theta in zip(fit, _THETAS):
-            f.index_add_(0, at, torch.lgamma(x + theta) - torch.lgamma(theta) - theta * torch.log1p(mu / theta) + x * (mu.log() - (theta + mu).log()))
+            f.index_add_(0, at, torch.lgamma(x + theta) - torch.lgamma(theta) - theta
+                * torch.log1p(mu / theta) + x * (mu.log() - (theta + mu).log()))
     fit += prior / counts.shape[0] * fit.sum(1, keepdim=True)
     return rho.clamp(min=1e-8).log().float(), _THETAS.log()[fit.argmax(0)]
 
 # %% ../nbs/05_cscgan.ipynb #d59221e0
 class Profiles(nn.Module):
-    "Clusters of training cells: shares, dispersions, library sizes, weights, and the class of each."
+    """Clusters of training cells: shares, dispersions, library sizes, weights, and the class of
+    each."""
     def __init__(self, n_genes, classes):
         super().__init__()
         n, put = len(classes), self.register_buffer
-        put("log_share", torch.zeros(n, n_genes)); put("log_theta", torch.zeros(n, n_genes)); put("library", torch.ones(n, 65))
-        put("weight", torch.zeros(max(classes) + 1, n))                # (classes, profiles): shares of each class's cells
+        put("log_share", torch.zeros(n, n_genes))
+        put("log_theta", torch.zeros(n, n_genes))
+        put("library", torch.ones(n, 65))
+        # (classes, profiles): shares of each class's cells
+        put("weight", torch.zeros(max(classes) + 1, n))
     def draw(self,
         c, # (cells,) class codes
         generator=None,
@@ -74,14 +85,18 @@ class Profiles(nn.Module):
         log_share, log_theta = _nb_profiles(counts, k, len(self.library))
         self.log_share.copy_(log_share); self.log_theta.copy_(log_theta)
         total = np.asarray(counts.sum(1)).ravel()
-        for i in range(len(self.library)): self.library[i] = torch.from_numpy(np.quantile(total[k == i] if (k == i).any() else total, np.linspace(0, 1, 65)).astype(np.float32)).clamp(min=1)
-        self.weight.zero_().index_put_((torch.as_tensor(c), torch.as_tensor(k)), torch.ones(len(k)), accumulate=True)
+        for i in range(len(self.library)):
+            self.library[i] = torch.from_numpy(np.quantile(total[k == i] if (k == i).any()
+                    else total, np.linspace(0, 1, 65)).astype(np.float32)).clamp(min=1)
+        self.weight.zero_().index_put_((torch.as_tensor(c), torch.as_tensor(k)),
+            torch.ones(len(k)), accumulate=True)
         self.weight /= self.weight.sum(1, keepdim=True).clamp(min=1)
 
 # %% ../nbs/05_cscgan.ipynb #d91a78ea
 class Generator(nn.Module):
     "From noise and a profile to rates (cells, genes)."
-    def __init__(self, n_genes, n_profiles, n_latent=32, hidden=(128, 128), norm="none", head="counts"):
+    def __init__(self, n_genes, n_profiles, n_latent=32,
+            hidden=(128, 128), norm="none", head="counts"):
         super().__init__()
         dims = (n_latent, *hidden)
         self.head, self.n_latent = head, n_latent
@@ -89,9 +104,11 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(ConditionalNorm(norm, b, n_profiles) for b in hidden)
         self.out = nn.Linear(hidden[-1] + n_latent if head == "counts" else hidden[-1], n_genes)
         if head != "counts": return
-        self.log_theta = nn.Parameter(torch.zeros(n_genes))             # correction of the profiles' log theta
+        # correction of the profiles' log theta
+        self.log_theta = nn.Parameter(torch.zeros(n_genes))
         nn.init.zeros_(self.out.weight); nn.init.zeros_(self.out.bias)
-        nn.init.normal_(self.norms[0].beta.weight)                      # profiles differ from the first step
+        # profiles differ from the first step
+        nn.init.normal_(self.norms[0].beta.weight)
     def forward(self,
         z, # (cells, latent) noise
         k, # (cells,) profile
@@ -99,8 +116,11 @@ class Generator(nn.Module):
         profiles, # `Profiles`
     )->torch.Tensor: # (cells, genes) rates; each row sums to the library size
         h = z
-        for layer, norm in zip(self.layers, self.norms): h = leaky_relu(norm(layer(h), k), .2 if self.head == "counts" else 0.)
-        if self.head == "counts": return log_softmax(profiles.log_share[k] + self.out(torch.cat([h, z], 1)), 1).exp() * library[:, None]
+        for layer, norm in zip(self.layers, self.norms):
+            h = leaky_relu(norm(layer(h), k), .2 if self.head == "counts" else 0.)
+        if self.head == "counts":
+            return log_softmax(profiles.log_share[k] + self.out(torch.cat([h, z], 1)),
+                1).exp() * library[:, None]
         x = self.out(h).relu()
         return x / x.sum(1, keepdim=True).clamp(min=1e-6) * library[:, None]
 
@@ -111,7 +131,8 @@ def draw(
     generator=None,
     keep=None, # (cells, 1): share of molecules that are kept
 )->torch.Tensor: # (cells, genes) counts, through which gradients pass
-    "Gamma-Poisson counts, with a straight-through gradient to the rate and an implicit one to theta."
+    """Gamma-Poisson counts, with a straight-through gradient to the rate and an implicit one to
+    theta."""
     if log_theta is None: return rate
     theta = log_theta.clamp(-4, 9).exp()
     rate = rate * torch._standard_gamma(theta, generator=generator) / theta
@@ -124,7 +145,8 @@ class Critic(nn.Module):
     def __init__(self, n_genes, hidden=(256, 128), n_classes=1):
         super().__init__()
         dims = (n_genes, *hidden)
-        self.hidden = nn.Sequential(*(m for a, b in zip(dims[:-1], dims[1:]) for m in (nn.Linear(a, b), nn.LeakyReLU(.2))))
+        self.hidden = nn.Sequential(
+            *(m for a, b in zip(dims[:-1], dims[1:]) for m in (nn.Linear(a, b), nn.LeakyReLU(.2))))
         self.out = nn.Linear(hidden[-1], 1)
         self.classes = nn.Embedding(n_classes, hidden[-1]) if n_classes > 1 else None
         if n_classes > 1: nn.init.zeros_(self.classes.weight)
@@ -141,8 +163,11 @@ class GANNet(nn.Module):
         self.generator = Generator(n_genes, len(classes), n_latent, hidden, norm, head)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.critic = Critic(n_genes, critic, max(classes) + 1)
-        self.register_buffer("target", torch.ones(())); self.register_buffer("mean", torch.zeros(n_genes)); self.register_buffer("sd", torch.ones(n_genes))
-        self.register_buffer("components", torch.zeros(n_genes, 30)); self.register_buffer("varied", torch.arange(min(200, n_genes)))
+        self.register_buffer("target", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("sd", torch.ones(n_genes))
+        self.register_buffer("components", torch.zeros(n_genes, 30))
+        self.register_buffer("varied", torch.arange(min(200, n_genes)))
     def train(self, mode=True):
         super().train(mode)
         self.average.eval()                                             # it is never trained
@@ -153,26 +178,36 @@ class GANNet(nn.Module):
     def judged(self, x): # counts (cells, genes) -> (cells, 30) components, on a common scale
         return ((self.log(x) - self.mean) / self.sd).clamp(max=10) @ self.components
     def encode(self, x): return self.critic.hidden(self.seen(x))
-    def cells(self, generator, c, rng, keep=None, total=None): # `generator` or `average`, class codes; molecules in each cell -> counts (cells, genes)
+    # `generator` or `average`, class codes; molecules in each cell -> counts (cells, genes)
+    def cells(self, generator, c, rng, keep=None, total=None):
         k, library = self.profiles.draw(c, rng)
         if total is not None: library = torch.full_like(library, float(total))
-        rate = generator(torch.randn(len(c), generator.n_latent, generator=rng, device=c.device), k, library, self.profiles)
-        return draw(rate, self.profiles.log_theta[k] + generator.log_theta if generator.head == "counts" else None, rng, keep)
+        rate = generator(torch.randn(len(c), generator.n_latent, generator=rng, device=c.device),
+            k, library, self.profiles)
+        return draw(rate, self.profiles.log_theta[k] + generator.log_theta
+            if generator.head == "counts" else None, rng, keep)
     def gene_axes(self):
-        mine = {f"{g}.{n}": 0 for g in ("generator", "average") for n in ("out.weight", "out.bias", *(["log_theta"] if self.generator.head == "counts" else []))}
-        return mine | {"critic.hidden.0.weight": 1, "profiles.log_share": 1, "profiles.log_theta": 1, "mean": 0, "sd": 0, "components": 0}
+        mine = {f"{g}.{n}": 0 for g in ("generator", "average") for n in ("out.weight", "out.bias",
+                *(["log_theta"] if self.generator.head == "counts" else []))}
+        return mine | {"critic.hidden.0.weight": 1, "profiles.log_share": 1,
+            "profiles.log_theta": 1, "mean": 0, "sd": 0, "components": 0}
 
 # %% ../nbs/05_cscgan.ipynb #1e6c478d
 class AdversarialTask(Task):
     "Wasserstein loss with gradient penalty (Gulrajani et al. 2017, algorithm 1)."
-    def __init__(self, module, codes, generator, *, lr, lr_end, n_critic, penalty, thin, alone=0, amsgrad=False, decay=.99, epochs=1, seed=0):
+    def __init__(self, module, codes, generator, *, lr, lr_end, n_critic, penalty, thin, alone=0,
+            amsgrad=False, decay=.99, epochs=1, seed=0):
         super().__init__(module, lr)
         self.codes, self.n_critic, self.penalty, self.thin, self.alone, self.amsgrad, self.decay, self.seed = torch.as_tensor(codes), n_critic, penalty, thin, alone, amsgrad, decay, seed
-        self.slower, self.generators = (lr_end / lr) ** (1 / max(1, epochs - 1)), dict(noise=generator)
-    def optimizers(self): return [adam(part.parameters(), self.lr, betas=(.5, .9), amsgrad=self.amsgrad) for part in (self.module.critic, self.module.generator)]
+        self.slower, self.generators = ((lr_end / lr) ** (1 / max(1, epochs - 1)),
+            dict(noise=generator))
+    def optimizers(self):
+        return [adam(part.parameters(), self.lr, betas=(.5, .9), amsgrad=self.amsgrad)
+            for part in (self.module.critic, self.module.generator)]
     def steps(self, loop):
         n = loop.epoch * len(loop.batches) + loop.step                  # minibatches so far
-        due = lambda n: n > self.alone and n % self.n_critic == 0       # does the generator move on minibatch number n?
+        # does the generator move on minibatch number n?
+        due = lambda n: n > self.alone and n % self.n_critic == 0
         if due(n): self.follow()                                        # it did on the last one
         return [(0, self.loss)] + [(1, self.generator_loss)] * due(n + 1)
     def on_epoch_start(self, loop):
@@ -182,21 +217,25 @@ class AdversarialTask(Task):
     def follow(self):
         "Let the running average follow the generator; batch norm's own averages are copied."
         with torch.no_grad():
-            for a, g in zip(self.module.average.parameters(), self.module.generator.parameters()): a.lerp_(g, 1 - self.decay)
-            for a, g in zip(self.module.average.buffers(), self.module.generator.buffers()): a.copy_(g)
+            for a, g in zip(self.module.average.parameters(), self.module.generator.parameters()):
+                a.lerp_(g, 1 - self.decay)
+            for a, g in zip(self.module.average.buffers(), self.module.generator.buffers()):
+                a.copy_(g)
 
 # %% ../nbs/05_cscgan.ipynb #7233fdb3
 @patch
 def _kept(self:AdversarialTask, n, device):
     "For each of `n` cells the share of molecules that the critic may see, (cells, 1); None: all."
     if self.thin == 1: return None
-    return self.thin + (1 - self.thin) * torch.rand(n, 1, generator=self.generators["noise"], device=device)
+    return self.thin + (1 - self.thin) * torch.rand(n, 1,
+        generator=self.generators["noise"], device=device)
 
 @patch
 def _real(self:AdversarialTask, batch): # -> counts (cells, genes), thinned; class codes
     x, keep = batch.counts.to_dense(), self._kept(len(batch), batch.x.device)
     c = self.codes[batch.index.cpu()].to(batch.x.device)
-    return (x if keep is None else torch.binomial(x, keep.expand_as(x).contiguous(), generator=self.generators["noise"])), c
+    return (x if keep is None else torch.binomial(x, keep.expand_as(x).contiguous(),
+            generator=self.generators["noise"])), c
 
 @patch
 def loss(self:AdversarialTask, net, batch):
@@ -214,7 +253,8 @@ def generator_loss(self:AdversarialTask, net, batch):
     "The generator's loss."
     m, c = self.module, self.codes[batch.index.cpu()].to(batch.x.device)
     m.critic.requires_grad_(False)
-    fake = m.seen(m.cells(m.generator, c, self.generators["noise"], self._kept(len(batch), batch.x.device)))
+    fake = m.seen(m.cells(m.generator, c, self.generators["noise"],
+            self._kept(len(batch), batch.x.device)))
     return dict(loss=-m.critic(fake, c).mean())
 
 # %% ../nbs/05_cscgan.ipynb #eb8508ee
@@ -224,7 +264,8 @@ def kernel_distance(
 )->torch.Tensor: # scalar; near 0 for one distribution, also below
     "Unbiased squared MMD with a cubic kernel (Binkowski et al. 2018)."
     k = lambda a, b: (1 + a @ b.T / a.shape[1]) ** 3
-    within = lambda a: (k(a, a).sum() - (1 + a.square().sum(1) / a.shape[1]).pow(3).sum()) / (len(a) * (len(a) - 1))
+    within = lambda a: (k(a, a).sum() - (1 + a.square().sum(1) / a.shape[1]).pow(3).sum()) / (
+        len(a) * (len(a) - 1))
     return within(x) + within(y) - 2 * k(x, y).mean()
 
 def _structure(x): # (cells, genes) -> (pairs,) correlations; 0 where a gene does not vary
@@ -235,7 +276,8 @@ def _structure(x): # (cells, genes) -> (pairs,) correlations; 0 where a gene doe
 
 @patch
 def validate(self:AdversarialTask, net, batch):
-    "Distance of generated from held-out cells; the critic's gap on cells that it was not trained on."
+    """Distance of generated from held-out cells; the critic's gap on cells that it was not
+    trained on."""
     m, rng = self.module, torch.Generator(batch.x.device).manual_seed(self.seed)
     x, c = batch.counts.to_dense(), self.codes[batch.index.cpu()].to(batch.x.device)
     fake, many = m.cells(m.average, c.repeat(8), rng), c.repeat(8)
@@ -245,18 +287,26 @@ def validate(self:AdversarialTask, net, batch):
     return dict(loss=distance + 1 - r, distance=distance, structure=r, gap=gap)
 
 # %% ../nbs/05_cscgan.ipynb #f8bfeb3c
-_PRESETS = dict(
-    counts=dict(head="counts", n_profiles=None, n_latent=32, hidden=(128, 128), norm="none", critic=(256, 128), n_critic=2, penalty=10., thin=.8, alone=50, amsgrad=False, lr=4e-4, lr_end=1e-4, steps=1200, batch_size=128),
-    paper=dict(head="expression", n_profiles=1, n_latent=128, hidden=(256, 512, 1024), norm="batch", critic=(1024, 512, 256), n_critic=5, penalty=10., thin=1., alone=0, amsgrad=True, lr=1e-4, lr_end=1e-5, steps=5_000_000, batch_size=128))
+_PRESETS = dict(counts=dict(head="counts", n_profiles=None, n_latent=32, hidden=(128, 128),
+        norm="none", critic=(256, 128), n_critic=2, penalty=10., thin=.8, alone=50, amsgrad=False,
+        lr=4e-4, lr_end=1e-4, steps=1200, batch_size=128),
+    paper=dict(head="expression", n_profiles=1, n_latent=128, hidden=(256, 512, 1024), norm="batch",
+        critic=(1024, 512, 256), n_critic=5, penalty=10., thin=1.,
+        alone=0, amsgrad=True, lr=1e-4, lr_end=1e-5, steps=5_000_000, batch_size=128))
 
 class ScGAN(Model):
-    "A generative adversarial network of cells (after Marouf et al. 2020, doi:10.1038/s41467-019-14018-z)."
+    """A generative adversarial network of cells (after Marouf et al. 2020,
+    doi:10.1038/s41467-019-14018-z)."""
     _name, _batch_size, _conditional = "scgan", 128, False
     _fitted_json = ("class_names_", "class_sizes_", "profile_classes_")
     def __init__(self, *,
         preset="counts", # "counts", or "paper": the published numbers
-        head=None, # "counts": rates on profiles, from which counts are drawn; "expression": ReLU outputs scaled to a library size
-        n_profiles=None, # clusters of training cells to start from, shared among the classes, for head="counts"; None: one for 25 cells, 300 at most
+        # "counts": rates on profiles, from which counts are drawn; "expression": ReLU outputs
+        # scaled to a library size
+        head=None,
+        # clusters of training cells to start from, shared among the classes, for head="counts";
+        # None: one for 25 cells, 300 at most
+        n_profiles=None,
         n_latent=None, # dimensions of the noise
         hidden=None, # widths of the generator
         norm=None, # of the generator: "batch", "layer", "group" or "none"
@@ -267,16 +317,25 @@ class ScGAN(Model):
         alone=None, # minibatches before the generator's first step
         amsgrad=None, # Adam with AMSGrad
         lr=None, lr_end=None, # learning rate at the start and at the end
-        steps=None, # minibatches at most, of which the default number of epochs is made; 0: no training, the profiles alone
+        # minibatches at most, of which the default number of epochs is made; 0: no training, the
+        # profiles alone
+        steps=None,
         n_top_genes=1000, # highly variable genes to train on; None: all
     ):
         self.preset, self.head, self.n_profiles, self.n_latent, self.hidden, self.norm, self.critic = preset, head, n_profiles, n_latent, hidden, norm, critic
         self.n_critic, self.penalty, self.thin, self.alone, self.amsgrad, self.lr, self.lr_end, self.steps, self.n_top_genes = n_critic, penalty, thin, alone, amsgrad, lr, lr_end, steps, n_top_genes
 
-    def _get(self, name): return _PRESETS[self.preset][name] if getattr(self, name) is None else getattr(self, name)
-    def _epochs(self, n_cells, batch_size): return max(1, math.ceil(self._get("steps") / max(1, round(n_cells * .9 / batch_size))))
-    def _build(self, n_genes): return GANNet(n_genes, self.profile_classes_, self._get("n_latent"), tuple(self._get("hidden")), self._get("norm"), self._get("head"), tuple(self._get("critic")))
-    def _preprocessing(self, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
+    def _get(self, name):
+        return _PRESETS[self.preset][name] if getattr(self, name) is None else getattr(self, name)
+    def _epochs(self, n_cells, batch_size):
+        return max(1, math.ceil(self._get("steps") / max(1, round(n_cells * .9 / batch_size))))
+    def _build(self, n_genes):
+        return GANNet(n_genes, self.profile_classes_,
+            self._get("n_latent"), tuple(self._get("hidden")),
+            self._get("norm"), self._get("head"), tuple(self._get("critic")))
+    def _preprocessing(self, adata):
+        return dict(n_top_genes=self.n_top_genes if self.n_top_genes
+            and self.n_top_genes < adata.n_vars else None)
     def _outputs(self, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
 # %% ../nbs/05_cscgan.ipynb #ec0ef685
@@ -285,16 +344,23 @@ class CscGAN(ScGAN):
     _name, _conditional = "cscgan", True
     def __init__(self, *,
         label_key=None, # column of obs with the classes; None: clusters of our own
-        preset="counts", head=None, n_profiles=None, n_latent=None, hidden=None, norm=None, critic=None, n_critic=None, penalty=None, thin=None, alone=None, amsgrad=None, lr=None, lr_end=None, steps=None, n_top_genes=1000, # see `ScGAN`
+        # see `ScGAN`
+        preset="counts", head=None, n_profiles=None, n_latent=None, hidden=None,
+        norm=None, critic=None, n_critic=None, penalty=None, thin=None, alone=None, amsgrad=None,
+        lr=None, lr_end=None, steps=None, n_top_genes=1000,
     ):
-        super().__init__(preset=preset, head=head, n_profiles=n_profiles, n_latent=n_latent, hidden=hidden, norm=norm, critic=critic, n_critic=n_critic, penalty=penalty, thin=thin, alone=alone, amsgrad=amsgrad, lr=lr, lr_end=lr_end, steps=steps, n_top_genes=n_top_genes)
+        super().__init__(preset=preset, head=head, n_profiles=n_profiles, n_latent=n_latent,
+            hidden=hidden, norm=norm, critic=critic, n_critic=n_critic, penalty=penalty, thin=thin,
+            alone=alone, amsgrad=amsgrad, lr=lr, lr_end=lr_end,
+            steps=steps, n_top_genes=n_top_genes)
         self.label_key = label_key
 
 # %% ../nbs/05_cscgan.ipynb #3ad52a8d
 @patch
 def _class_codes(self:ScGAN, adata):
     "Class of each cell (-1: none) and the classes' names."
-    keep = adata.obs["scnb_keep"].to_numpy() if "scnb_keep" in adata.obs else np.ones(adata.n_obs, bool)
+    keep = (adata.obs["scnb_keep"].to_numpy() if "scnb_keep" in adata.obs
+        else np.ones(adata.n_obs, bool))
     if not self._conditional: return np.where(keep, 0, -1), ["all"]
     if self.label_key is None:
         from scnb.metrics import leiden, pca
@@ -310,35 +376,51 @@ def _class_codes(self:ScGAN, adata):
 def _known(self:ScGAN, view, other=None):
     codes, names = self._class_codes(view)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
-    if not len(names): raise InputError(f"obs[{self.label_key!r}] has no label at all: name another column, or leave label_key out")
-    if sizes.min() < 2: raise InputError(f"class {names[sizes.argmin()]!r} has {sizes.min()} cell: at least 2 are needed to learn a class; leave it out, or join it to another")
-    return dict(class_names_=names, class_sizes_=sizes.tolist(), profile_classes_=self._profile_classes(sizes, names, other), labels_=codes)
+    if not len(names):
+        raise InputError(f"obs[{self.label_key!r}] has no label at all: name "
+            f"another column, or leave label_key out")
+    if sizes.min() < 2:
+        raise InputError(f"class {names[sizes.argmin()]!r} has {sizes.min()} cell: at least 2 are "
+            f"needed to learn a class; leave it out, or join it to another")
+    return dict(class_names_=names, class_sizes_=sizes.tolist(),
+        profile_classes_=self._profile_classes(sizes, names, other), labels_=codes)
 
 @patch
 def _profile_classes(self:ScGAN, sizes, names, other):
     "The class of each profile; as many as in a model to start from, if there is one."
-    if other is None: return list(range(len(names))) if self._get("head") != "counts" else _profiles_of_classes(sizes, self._get("n_profiles") or min(300, max(1, round(sizes.sum() / 25))))
-    if other.class_names_ != names: raise InputError(f"init_from was trained with the classes {', '.join(other.class_names_)}: these data have {', '.join(names)}")
+    if other is None:
+        return list(range(len(names))) if self._get("head") != "counts" else _profiles_of_classes(
+            sizes, self._get("n_profiles") or min(300, max(1, round(sizes.sum() / 25))))
+    if other.class_names_ != names:
+        raise InputError(f"init_from was trained with the classes {', '.join(other.class_names_)}: "
+            f"these data have {', '.join(names)}")
     few = [name for i, name in enumerate(names) if other.profile_classes_.count(i) > sizes[i]]
-    if few: raise InputError(f"init_from has more profiles of class {few[0]!r} than these data have cells of it: start without it")
+    if few:
+        raise InputError(f"init_from has more profiles of class {few[0]!r} than these data have "
+            f"cells of it: start without it")
     return list(other.profile_classes_)
 
 # %% ../nbs/05_cscgan.ipynb #eb2a60dc
 @patch
 def _check_params(self:ScGAN, adata):
-    self._check_choices(preset=tuple(_PRESETS), head=(None, "counts", "expression"), norm=(None, *NORMS))
+    self._check_choices(preset=tuple(_PRESETS),
+        head=(None, "counts", "expression"), norm=(None, *NORMS))
     for name in ("n_profiles", "n_latent", "n_critic", "steps"):
         v = self._get(name)
         if name == "n_profiles" and v is None: continue
         _whole(v, 0 if name == "steps" else 1, name)
     for name in ("hidden", "critic"):
         v = self._get(name)
-        if isinstance(v, (str, int)) or not len(v) or any(not isinstance(i, (int, np.integer)) or i < 1 for i in v): raise InputError(f"{name}={v!r}: widths are needed, such as (128, 128)")
-    if not 0 < self._get("thin") <= 1: raise InputError(f"thin={self.thin!r}: a share above 0, at most 1, is needed")
+        if (isinstance(v, (str, int)) or not len(v)
+                or any(not isinstance(i, (int, np.integer)) or i < 1 for i in v)):
+            raise InputError(f"{name}={v!r}: widths are needed, such as (128, 128)")
+    if not 0 < self._get("thin") <= 1:
+        raise InputError(f"thin={self.thin!r}: a share above 0, at most 1, is needed")
     if self._conditional and self.label_key is not None: column(adata, self.label_key, "classes")
 
 def _whole(n, least, what="n"):
-    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < least: raise InputError(f"{what}={n!r}: a whole number of at least {least} is needed")
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < least:
+        raise InputError(f"{what}={n!r}: a whole number of at least {least} is needed")
     return int(n)
 
 # %% ../nbs/05_cscgan.ipynb #f66cf0e4
@@ -346,7 +428,8 @@ def measure_cells(module, fit, codes, classes):
     "Scale, components, clusters within each class, profiles: all from training cells."
     from sklearn.decomposition import PCA
     from scnb.metrics import kmeans
-    counts, c, seed = fit.counts(fit.train), codes[fit.train], child_seed(fit.settings.seed, "profiles")
+    counts, c, seed = (fit.counts(fit.train), codes[fit.train],
+        child_seed(fit.settings.seed, "profiles"))
     module.target.fill_(float(np.median(np.asarray(counts.sum(1)))))
     dense = lambda rows: torch.from_numpy(counts[rows].toarray())
     y = module.log(dense(np.random.default_rng(seed).permutation(counts.shape[0])[:10_000]))
@@ -354,8 +437,11 @@ def measure_cells(module, fit, codes, classes):
     module.mean.copy_(y.mean(0)); module.sd.copy_(y.std(0).clamp(min=1e-3))
     y = ((y - module.mean) / module.sd).clamp(max=10).numpy()
     found = PCA(min(30, *(n - 1 for n in y.shape)), random_state=seed % 2**31).fit(y)
-    module.components[:, :found.n_components_] = torch.from_numpy((found.components_ / np.sqrt(found.explained_variance_)[:, None]).T)
-    z = np.concatenate([module.judged(dense(slice(i, i + 1024))).numpy() for i in range(0, counts.shape[0], 1024)])[:, :found.n_components_] * np.sqrt(found.explained_variance_)
+    module.components[:, :found.n_components_] = (
+        torch.from_numpy((found.components_ / np.sqrt(found.explained_variance_)[:, None]).T))
+    z = np.concatenate([module.judged(dense(slice(i, i + 1024))).numpy()
+            for i in range(0, counts.shape[0], 1024)])[:,
+        :found.n_components_] * np.sqrt(found.explained_variance_)
     k = np.zeros(len(c), np.int64)
     for one in range(max(classes) + 1):
         mine, first, n = c == one, classes.index(one), classes.count(one)
@@ -370,13 +456,18 @@ def _fit(self:ScGAN, module, fit:Fit)->dict:
     if fit.fabric.world_size > 1: raise InputError("a GAN trains in one process: use devices=1")
     rare = np.array(self.class_sizes_)[codes] < 10
     fit.train, fit.val = np.sort(np.r_[fit.train, fit.val[rare[fit.val]]]), fit.val[~rare[fit.val]]
-    if (codes >= 0).sum() < len(codes): fit.cells, fit.train, fit.val = (rows[codes[rows] >= 0] for rows in (fit.cells, fit.train, fit.val))
+    if (codes >= 0).sum() < len(codes):
+        fit.cells, fit.train, fit.val = (rows[codes[rows] >= 0]
+            for rows in (fit.cells, fit.train, fit.val))
     order = {row: i for i, row in enumerate(fit.all_cells)}
     fit.train = np.array(sorted(fit.train, key=order.get))
     measure_cells(module, fit, codes, self.profile_classes_)
     if not self._get("steps"): return {}
-    task = AdversarialTask(module, codes, fit.generator("noise"), epochs=s.max_epochs, seed=child_seed(s.seed, "held out"), **{k: self._get(k) for k in ("lr", "lr_end", "n_critic", "penalty", "thin", "alone", "amsgrad")})
-    watch = [EarlyStopping(patience=max(10, s.max_epochs // 2))] if s.early_stopping and len(fit.val) > 1 else []
+    task = AdversarialTask(module, codes, fit.generator("noise"), epochs=s.max_epochs,
+        seed=child_seed(s.seed, "held out"), **{k: self._get(k)
+            for k in ("lr", "lr_end", "n_critic", "penalty", "thin", "alone", "amsgrad")})
+    watch = ([EarlyStopping(patience=max(10, s.max_epochs // 2))] if s.early_stopping
+        and len(fit.val) > 1 else [])
     fit.stage("train", task, s.max_epochs, hold_out=len(fit.val) > 1, callbacks=watch, clip=0)
     return {}
 
@@ -393,9 +484,14 @@ def transform(self:ScGAN,
 def _generate(self:ScGAN, codes, seed, library):
     "Counts (cells, genes) CSR for class codes (cells,)."
     from scipy.sparse import csr_matrix, vstack
-    if library is not None and (isinstance(library, bool) or not isinstance(library, (int, float, np.number)) or not np.isfinite(library) or library < 1): raise InputError(f"library={library!r}: a number of molecules, or None for the data's own, is needed")
+    if library is not None and (isinstance(library, bool) or not isinstance(library,
+                (int, float, np.number)) or not np.isfinite(library) or library < 1):
+        raise InputError(
+            f"library={library!r}: a number of molecules, or None for the data's own, is needed")
     rng, m = torch.Generator().manual_seed(child_seed(seed, "generate")), self.module_
-    with torch.no_grad(): parts = [csr_matrix(m.cells(m.average, c, rng, total=library).round().numpy()) for c in torch.as_tensor(codes).split(1024)]
+    with torch.no_grad():
+        parts = [csr_matrix(m.cells(m.average, c, rng, total=library).round().numpy())
+            for c in torch.as_tensor(codes).split(1024)]
     return vstack(parts, format="csr")
 
 @patch
@@ -408,12 +504,15 @@ def generate(self:ScGAN,
     import anndata, pandas as pd
     self._check_fitted()
     x = self._generate(np.zeros(_whole(n, 1), np.int64), seed, library)
-    return anndata.AnnData(x, obs=pd.DataFrame(index=[f"generated_{i}" for i in range(n)]), var=pd.DataFrame(index=list(self.recipe_.genes)))
+    return anndata.AnnData(x, obs=pd.DataFrame(index=[f"generated_{i}" for i in range(n)]),
+        var=pd.DataFrame(index=list(self.recipe_.genes)))
 
 # %% ../nbs/05_cscgan.ipynb #6ff6de22
 @patch
 def generate(self:CscGAN,
-    n, # {"NK": 200, "B": 100}: cells of each class, by name; or a whole number: in the shares of training
+    # {"NK": 200, "B": 100}: cells of each class, by name; or a whole number: in the shares of
+    # training
+    n,
     *, seed:int=0, # of all draws
     library=None, # molecules in each cell; None: drawn from the data's own distribution
 ): # AnnData: counts in X, the model's genes, the class in obs[label_key] (or obs["cluster"])
@@ -421,17 +520,26 @@ def generate(self:CscGAN,
     import anndata, pandas as pd
     self._check_fitted()
     if isinstance(n, dict): codes = self._asked(n)
-    else: codes = np.sort(np.random.default_rng(child_seed(seed, "classes")).choice(len(self.class_sizes_), _whole(n, 1), p=np.array(self.class_sizes_) / sum(self.class_sizes_)))
-    obs = pd.DataFrame({self.label_key or "cluster": pd.Categorical.from_codes(codes, self.class_names_)}, index=[f"generated_{i}" for i in range(len(codes))])
-    return anndata.AnnData(self._generate(codes, seed, library), obs=obs, var=pd.DataFrame(index=list(self.recipe_.genes)))
+    else:
+        codes = np.sort(np.random.default_rng(child_seed(seed, "classes"))
+            .choice(len(self.class_sizes_),
+                _whole(n, 1), p=np.array(self.class_sizes_) / sum(self.class_sizes_)))
+    obs = pd.DataFrame({self.label_key or "cluster": pd.Categorical.from_codes(codes,
+                self.class_names_)}, index=[f"generated_{i}" for i in range(len(codes))])
+    return anndata.AnnData(self._generate(codes, seed, library), obs=obs,
+        var=pd.DataFrame(index=list(self.recipe_.genes)))
 
 @patch
 def _asked(self:CscGAN, n):
     "Class codes for {name: number}."
     unknown = [str(k) for k in n if str(k) not in self.class_names_]
-    if unknown: raise InputError(f"class {unknown[0]!r} was not in training: there are {', '.join(map(repr, self.class_names_))}")
-    each = {self.class_names_.index(str(k)): _whole(v, 0, f"number of {str(k)!r}") for k, v in n.items()}
-    if not sum(each.values()): raise InputError("no cells are asked for: give a class and a number, such as {'NK': 200}")
+    if unknown:
+        raise InputError(f"class {unknown[0]!r} was not in training: there are "
+            f"{', '.join(map(repr, self.class_names_))}")
+    each = {self.class_names_.index(str(k)): _whole(v, 0, f"number of {str(k)!r}")
+        for k, v in n.items()}
+    if not sum(each.values()):
+        raise InputError("no cells are asked for: give a class and a number, such as {'NK': 200}")
     return np.repeat(list(each), list(each.values())).astype(np.int64)
 
 # %% ../nbs/05_cscgan.ipynb #9ae5e946
@@ -439,14 +547,17 @@ def nb_per_cluster(
     adata, # AnnData with raw counts: training cells
     n:int, # cells to generate
     k:int=None, # clusters in all; None: one for 25 cells, 300 at most
-    *, label_key=None, # column of obs: clusters within each class, and the class of each generated cell in obs
+    # column of obs: clusters within each class, and the class of each generated cell in obs
+    *, label_key=None,
     n_top_genes=1000, # highly variable genes; None: all
     seed:int=0,
 ): # AnnData, as from `CscGAN.generate`
     "Cells of independent negative binomials, one for each k-means cluster and gene."
     kind = ScGAN if label_key is None else CscGAN
-    model = kind(**({} if label_key is None else dict(label_key=label_key)), n_profiles=k, hidden=(1,), critic=(1,), n_latent=1, steps=0, n_top_genes=n_top_genes)
-    return model.fit(adata, validation=0., seed=seed, device="cpu", progress=False).generate(n, seed=seed)
+    model = kind(**({} if label_key is None else dict(label_key=label_key)), n_profiles=k,
+        hidden=(1,), critic=(1,), n_latent=1, steps=0, n_top_genes=n_top_genes)
+    return model.fit(adata, validation=0., seed=seed, device="cpu",
+        progress=False).generate(n, seed=seed)
 
 def nb_per_label(adata, n, *, label_key, n_top_genes=1000, seed=0): # as for `nb_per_cluster`
     "Cells of independent negative binomials, one for each class and gene."
@@ -455,25 +566,30 @@ def nb_per_label(adata, n, *, label_key, n_top_genes=1000, seed=0): # as for `nb
 # %% ../nbs/05_cscgan.ipynb #b7e7c46d
 class _Sketches(Callback):
     "Keep the cells generated from fixed noise every few epochs: `kept[epoch]`, counts (n, genes)."
-    def __init__(self, n=300, every=10, seed=0): self.n, self.every, self.seed, self.kept = n, every, seed, {}
+    def __init__(self, n=300, every=10, seed=0):
+        self.n, self.every, self.seed, self.kept = n, every, seed, {}
     def on_epoch_end(self, loop, logs):
         if loop.epoch % self.every: return
         m = loop.task.module
         rows = np.random.default_rng(self.seed).choice(loop.batches.index, self.n)
         rng = torch.Generator(m.target.device).manual_seed(self.seed)
-        with torch.no_grad(): self.kept[loop.epoch] = m.cells(m.average, loop.task.codes[rows].to(m.target.device), rng).round().cpu().numpy()
+        with torch.no_grad():
+            self.kept[loop.epoch] = m.cells(m.average,
+                loop.task.codes[rows].to(m.target.device), rng).round().cpu().numpy()
     def load_state(self, state): pass
 
 # %% ../nbs/05_cscgan.ipynb #1373777c
 def _memory(scale, train, held, made, seed):
-    "Share of cells whose nearest neighbour, among equally many training and held-out cells, is a training cell; for generated ones, and for held-out ones against all others."
+    """Share of cells whose nearest neighbour, among equally many training and held-out cells, is
+    a training cell; for generated ones, and for held-out ones against all others."""
     from sklearn.neighbors import NearestNeighbors
     z = lambda x: scale.pca.transform(scale.scale(x))
     rng = np.random.default_rng(seed)
     def nearer(x, a, b): # share of x whose nearest neighbour is in a
         n = min(len(a), len(b))
         pool = np.r_[a[rng.permutation(len(a))[:n]], b[rng.permutation(len(b))[:n]]]
-        return float((NearestNeighbors(n_neighbors=1).fit(pool).kneighbors(x, return_distance=False)[:, 0] < n).mean())
+        return float((NearestNeighbors(n_neighbors=1).fit(pool).kneighbors(x,
+                    return_distance=False)[:, 0] < n).mean())
     a, b = z(train), z(held)[rng.permutation(held.shape[0])]
     half = len(b) // 2
     return dict(memory=nearer(z(made), a, b), memory_control=nearer(b[half:], a, b[:half]))
@@ -490,20 +606,30 @@ def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     from sklearn.linear_model import LogisticRegression
     from scnb.metrics import column_correlation, gene_gene_correlation
     z = lambda x: scale.pca.transform(scale.scale(x))
-    classifier = LogisticRegression(C=.01, max_iter=500, random_state=seed).fit(z(real[ref]), label[ref])
+    classifier = LogisticRegression(C=.01, max_iter=500,
+        random_state=seed).fit(z(real[ref]), label[ref])
     predicted = classifier.predict(z(made))
-    types = [t for t in np.unique(label) if min((label[i] == t).sum() for i in (ref, one, two)) >= 10]
+    types = [t for t in np.unique(label)
+        if min((label[i] == t).sum() for i in (ref, one, two)) >= 10]
     n = min(len(one), len(two), made.shape[0])
     some = np.random.default_rng(seed).permutation(made.shape[0])[:n]
-    sets = dict(real=(real[one[:n]], label[one[:n]]), made=(made[some], (predicted if asked is None else asked)[some]), control=(real[two[:n]], label[two[:n]]))
+    sets = dict(real=(real[one[:n]], label[one[:n]]), made=(made[some],
+            (predicted if asked is None else asked)[some]), control=(real[two[:n]], label[two[:n]]))
     x = {k: scale.log(a) for k, (a, _) in sets.items()}
-    gene_corr = {k: gene_gene_correlation(_centred(x[k][:, scale.genes[scale.top]], sets[k][1])) for k in sets}
+    gene_corr = {k: gene_gene_correlation(_centred(x[k][:, scale.genes[scale.top]], sets[k][1]))
+        for k in sets}
     known, at = scale.log(real[ref]), label[ref]
     top = {t: np.argsort(-np.abs(_fold(known, at == t)))[:50] for t in types}
-    fold = {k: np.concatenate([_fold(x[k], sets[k][1] == t)[top[t]] for t in types]) if all((sets[k][1] == t).any() for t in types) else None for k in sets}
-    slope = {k: float("nan") if fold[k] is None else float(fold[k] @ fold["real"] / (fold["real"] @ fold["real"])) for k in ("made", "control")}
-    accuracy = dict(asked=float((predicted == asked).mean()) if asked is not None else None, asked_control=float((classifier.predict(z(real[np.r_[one, two]])) == label[np.r_[one, two]]).mean()))
-    return dict(within=column_correlation(gene_corr["made"], gene_corr["real"]), within_control=column_correlation(gene_corr["control"], gene_corr["real"]), slope=slope["made"], slope_control=slope["control"]) | accuracy
+    fold = {k: np.concatenate([_fold(x[k], sets[k][1] == t)[top[t]] for t in types])
+        if all((sets[k][1] == t).any() for t in types) else None for k in sets}
+    slope = {k: float("nan") if fold[k] is None else float(
+            fold[k] @ fold["real"] / (fold["real"] @ fold["real"])) for k in ("made", "control")}
+    accuracy = dict(asked=float((predicted == asked).mean()) if asked is not None else None,
+        asked_control=float(
+            (classifier.predict(z(real[np.r_[one, two]])) == label[np.r_[one, two]]).mean()))
+    return dict(within=column_correlation(gene_corr["made"], gene_corr["real"]),
+        within_control=column_correlation(gene_corr["control"], gene_corr["real"]),
+        slope=slope["made"], slope_control=slope["control"]) | accuracy
 
 def _centred(x, label):
     x = x.copy()
@@ -519,7 +645,8 @@ def evaluate_generated(
     train, # AnnData with raw counts: the cells that the generator was fitted on
     held, # AnnData: real cells that it has not seen
     fake, # AnnData: generated cells; its genes are those compared
-    *, label_key=None, # column of obs of the real cells; of the generated ones too, where classes were requested
+    # column of obs of the real cells; of the generated ones too, where classes were requested
+    *, label_key=None,
     seed:int=0, # of splits, folds, forests
 )->dict: # `metrics.realism`, and the scores above, each with its `_control`
     "Scores of generated cells, each beside its control: real against real."
@@ -531,20 +658,23 @@ def evaluate_generated(
     out = realism(real, made, seed=seed)
     scale, n = ReferenceSpace(real[ref], seed=seed), out["n"]
     some = np.random.default_rng(seed).permutation(fake.n_obs)[:n]
-    out |= _memory(scale, counts_of(train), real[np.r_[one, two]], made[some], seed) | _spread(scale, real[one[:n]], made[some], real[two[:n]])
+    out |= _memory(scale, counts_of(train), real[np.r_[one, two]], made[some],
+        seed) | _spread(scale, real[one[:n]], made[some], real[two[:n]])
     if label_key is None: return out
-    label, asked = column(held, label_key, "label").astype(object), fake.obs[label_key].astype(str).to_numpy() if label_key in fake.obs else None
+    label, asked = (column(held, label_key, "label").astype(object),
+        fake.obs[label_key].astype(str).to_numpy() if label_key in fake.obs else None)
     known = label.notna().to_numpy()
     ref, one, two = (i[known[i]] for i in (ref, one, two))
-    return out | _by_type(scale, real, label.astype(str).to_numpy(), made, asked, ref, one, two, seed)
+    return out | _by_type(scale, real, label.astype(str).to_numpy(),
+        made, asked, ref, one, two, seed)
 
 # %% ../nbs/05_cscgan.ipynb #acc9b635
 CARD = dict(rf_auc="random forest, AUC", logistic_auc="logistic regression, AUC", mmd="MMD",
-            ilisi="iLISI (2: mixed)", gene_gene="gene correlation, all cells",
-            within="within-type gene correlation", gene_mean="gene means, r",
-            variance="gene variances, mean |log2 ratio|", zeros="share of zeros, mean difference",
-            library="library sizes, KS distance", slope="log-fold-change slope", asked="class accuracy",
-            memory="nearest neighbour is a training cell (½)")
+    ilisi="iLISI (2: mixed)", gene_gene="gene correlation, all cells",
+    within="within-type gene correlation", gene_mean="gene means, r",
+    variance="gene variances, mean |log2 ratio|", zeros="share of zeros, mean difference",
+    library="library sizes, KS distance", slope="log-fold-change slope", asked="class accuracy",
+    memory="nearest neighbour is a training cell (½)")
 
 def score_table(
     scores:dict, # from `evaluate_generated`, or {name: scores from `evaluate_generated`}
@@ -554,4 +684,6 @@ def score_table(
     many = scores if isinstance(next(iter(scores.values())), dict) else {"generated": scores}
     rows = [k for k in CARD if any(s.get(k) is not None for s in many.values())]
     control = next(iter(many.values()))
-    return pd.DataFrame({n: [s.get(k) for k in rows] for n, s in many.items()} | {"real": [control.get(f"{k}_control") for k in rows]}, index=[CARD[k] for k in rows]).astype(float)
+    return pd.DataFrame({n: [s.get(k) for k in rows] for n,
+            s in many.items()} | {"real": [control.get(f"{k}_control") for k in rows]},
+        index=[CARD[k] for k in rows]).astype(float)

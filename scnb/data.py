@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from .counts import (
-    encode_levels, add_note, number_duplicates, backed_counts, canonical_order, check_counts, column, CountsError,
-    DiskRows, InputError, kept_threads, KEYS, rows_of, which_layer)
+from .counts import (encode_levels, add_note,
+    number_duplicates, backed_counts, canonical_order, check_counts, column, CountsError, DiskRows,
+    InputError, kept_threads, KEYS, rows_of, which_layer)
 from .kernels import dense_rows
 from .reading import read
 from .registry import datasets, embedded, load
@@ -33,11 +33,13 @@ _all_ = ['CountsError', 'InputError', 'check_counts', 'read', 'datasets', 'embed
 def log_normalize(counts, size_factor, log1p):
     "A copy of CSR `counts`, each row divided by its size factor, then log(1 + .)."
     v = counts.data / np.repeat(size_factor.astype(np.float32), np.diff(counts.indptr))
-    return sparse.csr_matrix((np.log1p(v, out=v) if log1p else v, counts.indices, counts.indptr), shape=counts.shape)
+    return sparse.csr_matrix((np.log1p(v, out=v) if log1p else v, counts.indices, counts.indptr),
+        shape=counts.shape)
 
 # %% ../nbs/01_data.ipynb #e0c1d89e
 def _mean_std(X):
-    "Mean and standard deviation (n-1) of the columns of CSR `X`, zeros included, in double precision; a deviation of 0 becomes 1."
+    """Mean and standard deviation (n-1) of the columns of CSR `X`, zeros included, in double
+    precision; a deviation of 0 becomes 1."""
     n, G = X.shape
     def total(f): # over the non-zeros of each column, a few million at a time
         parts = ((X.data[a:a + 2**22], X.indices[a:a + 2**22]) for a in range(0, X.nnz, 2**22))
@@ -52,9 +54,12 @@ def _mean_std(X):
 def _n_counts(adata, counts, library_key=None):
     "Library sizes (cells,): row sums, or the `library_key` column."
     if library_key is None: return np.asarray(counts.sum(1, dtype=np.float64)).ravel()
-    n = pd.to_numeric(column(adata, library_key, "library size"), errors="coerce").to_numpy(np.float64)
+    n = pd.to_numeric(column(adata, library_key, "library size"),
+        errors="coerce").to_numpy(np.float64)
     bad = np.flatnonzero(~(np.isfinite(n) & (n >= 0)))
-    if len(bad): raise InputError(f"obs[{library_key!r}] must hold library sizes: {len(bad):,} are missing or negative, the first at cell {adata.obs_names[bad[0]]!r}")
+    if len(bad):
+        raise InputError(f"obs[{library_key!r}] must hold library sizes: {len(bad):,} are missing "
+            f"or negative, the first at cell {adata.obs_names[bad[0]]!r}")
     return n
 
 # %% ../nbs/01_data.ipynb #3d8cb4fa
@@ -62,10 +67,12 @@ def _highly_variable(X, n_top_genes, batch=None):
     "Which columns of log-normalised CSR `X` scanpy's default recipe calls the most variable."
     if n_top_genes >= X.shape[1]: return np.ones(X.shape[1], bool)
     import scanpy as sc
-    a = ad.AnnData(X.copy(), obs=None if batch is None else pd.DataFrame({"batch": pd.Categorical(batch)}, index=np.arange(X.shape[0]).astype(str)))
+    a = ad.AnnData(X.copy(), obs=None if batch is None else pd.DataFrame(
+            {"batch": pd.Categorical(batch)}, index=np.arange(X.shape[0]).astype(str)))
     with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
-        sc.pp.highly_variable_genes(a, n_top_genes=n_top_genes, batch_key=None if batch is None else "batch")
+        sc.pp.highly_variable_genes(a, n_top_genes=n_top_genes,
+            batch_key=None if batch is None else "batch")
     return a.var["highly_variable"].to_numpy()
 
 # %% ../nbs/01_data.ipynb #a0aa6d36
@@ -73,59 +80,78 @@ def preprocess(adata, # raw counts; gains the keys of the table above
                *, layer=None, # see `which_layer`
                min_cells=1, # a gene is kept if at least so many kept cells have it
                min_genes=1, # a cell is kept if it has at least so many genes
-               n_top_genes=None, # how many highly variable genes a model sees; None: all that are kept
+               # how many highly variable genes a model sees; None: all that are kept
+               n_top_genes=None,
                log1p=True, # log(1 + .) after division by the size factor
                scale=True, # to mean 0 and deviation 1 per gene
                max_value=10.0, # scaled values are clipped to +-this; None: they are not
-               library_key=None, # column of obs with library sizes, for files that hold only some of the genes
+               # column of obs with library sizes, for files that hold only some of the genes
+               library_key=None,
                batch_key=None, # column of obs: choose variable genes within each batch
                allow_non_integer=None, # see `check_counts`; True is noted in `adata`
                copy=False, # write into a copy and return that
               ) -> ad.AnnData: # `adata` itself, or the copy
-    "Measure what models need to turn counts into input, and record it; no matrix is changed and nothing is removed."
+    """Measure what models need to turn counts into input, and record it; no matrix is changed
+    and nothing is removed."""
     disk = backed_counts(adata, layer) is not None
     if copy: adata = _shell(adata, which_layer(adata, layer)) if disk else adata.copy()
     layer = which_layer(adata, layer)
     check_counts(adata, layer=layer, allow_non_integer=allow_non_integer)
     if allow_non_integer: add_note(adata, non_integer=True)
-    if n_top_genes is not None and n_top_genes < 1: raise InputError(f"n_top_genes must be at least 1, not {n_top_genes}")
+    if n_top_genes is not None and n_top_genes < 1:
+        raise InputError(f"n_top_genes must be at least 1, not {n_top_genes}")
     counts = rows_of(adata, layer)
     n_counts, detected = _n_counts(adata, counts, library_key), _detected(counts) # (cells,)
     cells = (detected >= max(min_genes, 1)) & (n_counts > 0)
-    if not cells.any(): raise InputError(f"min_genes={min_genes} leaves no cell: the richest has {detected.max()} genes")
+    if not cells.any():
+        raise InputError(
+            f"min_genes={min_genes} leaves no cell: the richest has {detected.max()} genes")
     target = float(np.median(n_counts[cells]))
     size_factor = np.where(n_counts > 0, n_counts / target, 1.0)
     order = canonical_order(adata, layer)
     order = order[cells[order]]
-    batch = None if batch_key is None else encode_levels(column(adata, batch_key, "batch"), batch_key)[0][order]
-    genes, top, mean, std = (_measure_disk if disk else _measure)(counts, order, size_factor, log1p, min_cells, n_top_genes, batch)
-    params = dict(layer=layer, target_sum=target, min_cells=min_cells, min_genes=min_genes, n_top_genes=n_top_genes, log1p=log1p,
-                  scale=scale, max_value=max_value, library_key=library_key, batch_key=batch_key)
+    batch = None if batch_key is None else encode_levels(column(adata, batch_key, "batch"),
+        batch_key)[0][order]
+    genes, top, mean, std = (_measure_disk if disk else _measure)(counts, order, size_factor, log1p,
+        min_cells, n_top_genes, batch)
+    params = dict(layer=layer, target_sum=target, min_cells=min_cells,
+        min_genes=min_genes, n_top_genes=n_top_genes, log1p=log1p, scale=scale,
+        max_value=max_value, library_key=library_key, batch_key=batch_key)
     _record(adata, params, n_counts, size_factor, cells, genes, top, mean, std)
-    if disk: adata._scnb_counted = library_key, adata.shape, n_counts # spares a pass over the file; what a file has stored may be of other genes
+    # spares a pass over the file; what a file has stored may be of other genes
+    if disk: adata._scnb_counted = library_key, adata.shape, n_counts
     return adata
 
 # %% ../nbs/01_data.ipynb #87bf4dbc
-def _detected(counts): return np.diff(counts.indptr) if sparse.issparse(counts) else np.concatenate([np.diff(m.indptr) for _, m in counts.blocks()])
+def _detected(counts):
+    return (np.diff(counts.indptr) if sparse.issparse(counts)
+        else np.concatenate([np.diff(m.indptr) for _, m in counts.blocks()]))
 
 def _measure(counts, order, size_factor, log1p, min_cells, n_top_genes, batch):
     "Genes to keep, genes to use, and mean and deviation of each gene, over the cells in `order`."
     kept = counts[order]
     genes = np.bincount(kept.indices, minlength=counts.shape[1]) >= min_cells
-    if not genes.any(): raise InputError(f"min_cells={min_cells} leaves no gene: there are {len(order)} cells")
+    if not genes.any():
+        raise InputError(f"min_cells={min_cells} leaves no gene: there are {len(order)} cells")
     norm, top = log_normalize(kept, size_factor[order], log1p), genes.copy()
-    if n_top_genes is not None: top[genes] = _highly_variable((norm if log1p else norm.log1p())[:, genes], n_top_genes, batch)
+    if n_top_genes is not None:
+        top[genes] = _highly_variable((norm if log1p else norm.log1p())[:, genes],
+            n_top_genes, batch)
     return genes, top, *_mean_std(norm)
 
 # %% ../nbs/01_data.ipynb #72d80969
 def _record(adata, params, n_counts, size_factor, cells, genes, top, mean, std):
     "Write what `preprocess` found."
-    ours = bool(params_of(adata).get("wrote_highly_variable")) or KEYS.highly_variable not in adata.var
+    ours = (bool(params_of(adata).get("wrote_highly_variable"))
+        or KEYS.highly_variable not in adata.var)
     params["wrote_highly_variable"] = params["n_top_genes"] is not None or ours
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ad.ImplicitModificationWarning) # a view becomes a copy of its own
-        adata.obs[KEYS.n_counts], adata.obs[KEYS.size_factor], adata.obs[KEYS.keep] = n_counts, size_factor, cells
-        adata.var[KEYS.keep], adata.var[KEYS.mean], adata.var[KEYS.std] = genes, mean.astype(np.float32), std.astype(np.float32)
+        # a view becomes a copy of its own
+        warnings.simplefilter("ignore", ad.ImplicitModificationWarning)
+        adata.obs[KEYS.n_counts], adata.obs[KEYS.size_factor], adata.obs[KEYS.keep] = (n_counts,
+            size_factor, cells)
+        adata.var[KEYS.keep], adata.var[KEYS.mean], adata.var[KEYS.std] = (genes,
+            mean.astype(np.float32), std.astype(np.float32))
         if params["wrote_highly_variable"]: adata.var[KEYS.highly_variable] = top
         adata.uns[KEYS.uns] = {k: v for k, v in params.items() if v is not None}
 
@@ -144,7 +170,9 @@ def _shell(adata, layer):
     if hasattr(M, "to_memory") and backed_counts(adata, layer) is None: M = M.to_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore") # names may repeat
-        out = ad.AnnData(M if layer == "X" else None, obs=adata.obs.copy(), var=adata.var.copy(), layers={} if layer == "X" else {layer: M}, uns={k: v for k, v in adata.uns.items() if k == KEYS.note})
+        out = ad.AnnData(M if layer == "X" else None, obs=adata.obs.copy(), var=adata.var.copy(),
+            layers={} if layer == "X" else {layer: M},
+            uns={k: v for k, v in adata.uns.items() if k == KEYS.note})
     out._scnb_told = getattr(adata, "_scnb_told", False)
     return out
 
@@ -155,7 +183,8 @@ def prepared(adata, # the data; left as it is
             ) -> ad.AnnData: # `adata` if `preprocess` has run on it, else a light copy that shares its matrices
     "Data that `preprocess` has run on; the caller's object is never touched."
     p = params_of(adata)
-    if p and {KEYS.n_counts, KEYS.size_factor, KEYS.keep} <= set(adata.obs) and {KEYS.keep, KEYS.mean, KEYS.std} <= set(adata.var) \
+    if p and {KEYS.n_counts, KEYS.size_factor, KEYS.keep} <= set(adata.obs) and {KEYS.keep,
+        KEYS.mean, KEYS.std} <= set(adata.var) \
          and (layer is None or layer == p["layer"]):
         check_counts(adata, layer=p["layer"])
         return adata
@@ -165,7 +194,8 @@ def prepared(adata, # the data; left as it is
 # %% ../nbs/01_data.ipynb #7fce56fa
 @dataclass(eq=False)
 class Recipe:
-    "How counts become model input; made from prepared data, saved with a model, applied to any data with the same genes."
+    """How counts become model input; made from prepared data, saved with a model, applied to any
+    data with the same genes."""
     genes: list              # names of the genes used, in order
     mean: np.ndarray         # (genes,) float32
     std: np.ndarray          # (genes,) float32
@@ -183,15 +213,17 @@ class Recipe:
         use = adata.var[KEYS.keep].to_numpy(bool).copy()
         if p["n_top_genes"] is not None: use &= adata.var[KEYS.highly_variable].to_numpy(bool)
         v = adata.var.loc[use]
-        return cls(v.index.astype(str).tolist(), v[KEYS.mean].to_numpy(np.float32), v[KEYS.std].to_numpy(np.float32),
-                   p["target_sum"], p["log1p"], p["scale"], p["max_value"], p["library_key"])
+        return cls(v.index.astype(str).tolist(), v[KEYS.mean].to_numpy(np.float32),
+            v[KEYS.std].to_numpy(np.float32), p["target_sum"], p["log1p"],
+            p["scale"], p["max_value"], p["library_key"])
 
     def apply(self, counts, size_factor): return _apply(self, counts, size_factor)
     def match(self, adata): return _match(self, adata)
     def size_factors(self, adata, layer=None):
         "Size factors (cells,) float32 of new data, on this recipe's scale; 1 for an empty cell."
         *of, n = getattr(adata, "_scnb_counted", (None,))
-        if backed_counts(adata, layer) is None or of != [self.library_key, adata.shape]: n = _n_counts(adata, rows_of(adata, layer), self.library_key)
+        if backed_counts(adata, layer) is None or of != [self.library_key, adata.shape]:
+            n = _n_counts(adata, rows_of(adata, layer), self.library_key)
         return np.where(n > 0, n / self.target_sum, 1).astype(np.float32)
 
     def to_dict(self):
@@ -199,13 +231,17 @@ class Recipe:
         return {k: v for k, v in vars(self).items() if k not in ("mean", "std")}
     def arrays(self): return {"mean": self.mean, "std": self.std}
     @classmethod
-    def from_parts(cls, meta, arrays): return cls(**meta, **{k: np.asarray(arrays[k], np.float32) for k in ("mean", "std")})
+    def from_parts(cls, meta, arrays):
+        return cls(**meta, **{k: np.asarray(arrays[k], np.float32) for k in ("mean", "std")})
 
 # %% ../nbs/01_data.ipynb #ff0ba7d9
 def _apply(recipe, counts, size_factor):
-    "Rows of counts (CSR, the recipe's genes) as dense float32 model input (cells, genes): one row for zeros everywhere, then the others put in their places."
-    mean, std = (recipe.mean, recipe.std) if recipe.scale else (np.zeros_like(recipe.mean), np.ones_like(recipe.std))
-    return dense_rows(counts, size_factor, recipe.log1p, mean, std, recipe.max_value if recipe.scale else None)
+    """Rows of counts (CSR, the recipe's genes) as dense float32 model input (cells, genes): one
+    row for zeros everywhere, then the others put in their places."""
+    mean, std = (recipe.mean, recipe.std) if recipe.scale else (np.zeros_like(recipe.mean),
+        np.ones_like(recipe.std))
+    return dense_rows(counts, size_factor, recipe.log1p, mean, std,
+        recipe.max_value if recipe.scale else None)
 
 # %% ../nbs/01_data.ipynb #c7569f43
 def _match(recipe, adata):
@@ -215,8 +251,10 @@ def _match(recipe, adata):
     wanted = number_duplicates(recipe.genes)
     missing = [g for g, _ in (w for w in wanted if w not in at)]
     if missing:
-        raise InputError(f"{len(missing):,} of the {len(wanted):,} genes the model was made with are not among these {adata.n_vars:,}: "
-                         f"{', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}; give data with the same gene names")
+        raise InputError(f"{len(missing):,} of the {len(wanted):,} genes the model was made with "
+            f"are not among these {adata.n_vars:,}: "
+            f"{', '.join(map(repr, missing[:5]))}{', ...' if len(missing) > 5 else ''}; give "
+            f"data with the same gene names")
     return np.array([at[w] for w in wanted])
 
 # %% ../nbs/01_data.ipynb #d1f4dbe4
@@ -224,7 +262,8 @@ def _match(recipe, adata):
 class Batch:
     "Some cells, as a model takes them."
     x: torch.Tensor                         # (cells, genes) float32, dense: the model's input
-    counts: torch.Tensor                    # (cells, genes) float32, sparse CSR with int32 indices: the raw counts, the target
+    # (cells, genes) float32, sparse CSR with int32 indices: the raw counts, the target
+    counts: torch.Tensor
     size_factor: torch.Tensor               # (cells,) float32
     index: torch.Tensor                     # (cells,) int64: row numbers in the data
     label: torch.Tensor | None = None       # (cells,) int64, -1 where missing
@@ -233,15 +272,17 @@ class Batch:
     def __len__(self): return len(self.index)
     def to(self, device, non_blocking=False):
         "The same on another device."
-        return Batch(**{k: v if v is None else v.to(device, non_blocking=non_blocking) for k, v in vars(self).items()})
+        return Batch(**{k: v if v is None else v.to(device, non_blocking=non_blocking)
+                for k, v in vars(self).items()})
 
 # %% ../nbs/01_data.ipynb #0dee52f2
 def _csr_tensor(m):
     "A scipy CSR matrix as a torch one with int32 indices, sharing memory."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse") # torch calls its sparse layouts beta
-        return torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(np.int32, copy=False)), torch.from_numpy(m.indices.astype(np.int32, copy=False)),
-                                       torch.from_numpy(m.data), size=m.shape, check_invariants=False)
+        return torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(np.int32, copy=False)),
+            torch.from_numpy(m.indices.astype(np.int32, copy=False)), torch.from_numpy(m.data),
+            size=m.shape, check_invariants=False)
 
 # %% ../nbs/01_data.ipynb #c3c0495b
 def encode_covariates(adata, keys):
@@ -249,10 +290,14 @@ def encode_covariates(adata, keys):
     out = np.empty((adata.n_obs, len(keys)), np.float32)
     for j, key in enumerate(keys):
         col = column(adata, key, "covariate")
-        if not pd.api.types.is_numeric_dtype(col): raise InputError(f"obs[{key!r}] is not numeric: a covariate must be; a category can be batch_key")
+        if not pd.api.types.is_numeric_dtype(col):
+            raise InputError(
+                f"obs[{key!r}] is not numeric: a covariate must be; a category can be batch_key")
         out[:, j] = col.to_numpy(np.float32)
         bad = np.flatnonzero(~np.isfinite(out[:, j]))
-        if len(bad): raise InputError(f"obs[{key!r}] is missing or infinite for {len(bad):,} cells, the first {adata.obs_names[bad[0]]!r}")
+        if len(bad):
+            raise InputError(f"obs[{key!r}] is missing or infinite for {len(bad):,} cells, "
+                f"the first {adata.obs_names[bad[0]]!r}")
     return out
 
 # %% ../nbs/01_data.ipynb #e87931dc
@@ -265,14 +310,19 @@ def _cuts(n, batch_size):
 # %% ../nbs/01_data.ipynb #30cccddb
 class Batches:
     "Minibatches of prepared data; iterate once per epoch, after `set_epoch`."
-    def __init__(self, counts, size_factor, recipe, index, batch_size, shuffle, seed, rank, world_size, extras):
-        self.counts, self.size_factor, self.recipe, self.index, self.extras = counts, size_factor, recipe, index, extras
-        self.batch_size, self.shuffle, self.seed, self.rank, self.world_size = batch_size, shuffle, seed, rank, world_size
+    def __init__(self, counts, size_factor, recipe,
+            index, batch_size, shuffle, seed, rank, world_size, extras):
+        self.counts, self.size_factor, self.recipe, self.index, self.extras = (counts,
+            size_factor, recipe, index, extras)
+        self.batch_size, self.shuffle, self.seed, self.rank, self.world_size = (batch_size,
+            shuffle, seed, rank, world_size)
         self.epoch, self.n_cells, self.n_genes = 0, len(index), counts.shape[1]
         per_rank = -(-len(index) // world_size)
         if batch_size < 2: raise InputError(f"batch_size must be at least 2, not {batch_size}")
         if per_rank == 0: raise InputError("there is no cell to make batches of")
-        if per_rank == 1 and shuffle: raise InputError(f"{len(index)} cell(s) for {world_size} process(es): training needs at least 2 each")
+        if per_rank == 1 and shuffle:
+            raise InputError(f"{len(index)} cell(s) for {world_size} process(es): "
+                f"training needs at least 2 each")
         self.cuts = _cuts(per_rank, batch_size)
 
     def set_epoch(self, epoch): self.epoch = int(epoch)
@@ -281,8 +331,10 @@ class Batches:
 
     def order(self):
         "This epoch's and this rank's row numbers, in order."
-        o = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_cells) if self.shuffle else np.arange(self.n_cells)
-        o = np.resize(o, -(-len(o) // self.world_size) * self.world_size) # ranks get equally many: the first cells fill up
+        o = (np.random.default_rng([self.seed, self.epoch]).permutation(self.n_cells)
+            if self.shuffle else np.arange(self.n_cells))
+        # ranks get equally many: the first cells fill up
+        o = np.resize(o, -(-len(o) // self.world_size) * self.world_size)
         return self.index[o[self.rank::self.world_size]]
 
     def iterate(self, start=0):
@@ -293,8 +345,9 @@ class Batches:
     def take(self, rows):
         "One batch of these row numbers."
         c, s = self.counts[rows], self.size_factor[rows]
-        return Batch(torch.from_numpy(self.recipe.apply(c, s)), _csr_tensor(c), torch.from_numpy(s), torch.from_numpy(rows),
-                     **{k: torch.from_numpy(v[rows]) for k, v in self.extras.items()})
+        return Batch(torch.from_numpy(self.recipe.apply(c, s)), _csr_tensor(c),
+            torch.from_numpy(s), torch.from_numpy(rows),
+            **{k: torch.from_numpy(v[rows]) for k, v in self.extras.items()})
 
 # %% ../nbs/01_data.ipynb #d8dda11d
 def batches(adata, # the data; prepared on the way if they are not, and left as they are
@@ -312,7 +365,8 @@ def batches(adata, # the data; prepared on the way if they are not, and left as 
             rank=0, # which of the processes this is
             world_size=1, # how many processes share an epoch
            ) -> Batches: # iterable; see `Batches`
-    "Sparse minibatches, in memory or from disk: the genes are chosen once, rows are cut, normalised and made dense batch by batch."
+    """Sparse minibatches, in memory or from disk: the genes are chosen once, rows are cut,
+    normalised and made dense batch by batch."""
     p = prepared(adata, layer=layer) if recipe is None or index is None else adata
     layer = params_of(p).get("layer", layer) if layer is None else layer
     index = np.flatnonzero(p.obs[KEYS.keep]) if index is None else np.asarray(index, np.int64)
@@ -320,26 +374,35 @@ def batches(adata, # the data; prepared on the way if they are not, and left as 
     recipe = Recipe.of(p) if own else recipe
     counts, cols = rows_of(p, layer), recipe.match(p)
     disk = isinstance(counts, DiskRows)
-    size_factor = p.obs[KEYS.size_factor].to_numpy(np.float32) if own else recipe.size_factors(p, layer)
+    size_factor = (p.obs[KEYS.size_factor].to_numpy(np.float32) if own
+        else recipe.size_factors(p, layer))
     if disk: counts = counts.columns(cols)
-    elif not np.array_equal(cols, np.arange(counts.shape[1])): counts = counts[:, cols]; counts.sort_indices()
+    elif not np.array_equal(cols, np.arange(counts.shape[1])):
+        counts = counts[:, cols]; counts.sort_indices()
     extras = {}
-    if label_key is not None: extras["label"], label_names = encode_levels(column(adata, label_key, "label"), label_key, label_names, missing=True)
-    if batch_key is not None: extras["batch"], batch_names = encode_levels(column(adata, batch_key, "batch"), batch_key, batch_names)
+    if label_key is not None:
+        extras["label"], label_names = encode_levels(column(adata, label_key, "label"),
+            label_key, label_names, missing=True)
+    if batch_key is not None:
+        extras["batch"], batch_names = encode_levels(column(adata, batch_key, "batch"),
+            batch_key, batch_names)
     if len(covariate_keys): extras["covariates"] = encode_covariates(adata, covariate_keys)
-    b = (DiskBatches if disk else Batches)(counts, size_factor, recipe, index, batch_size, shuffle, seed, rank, world_size, extras)
+    b = (DiskBatches if disk else Batches)(counts, size_factor, recipe,
+        index, batch_size, shuffle, seed, rank, world_size, extras)
     b.label_names, b.batch_names = label_names, batch_names
     return b
 
 # %% ../nbs/01_data.ipynb #072f7ef7
 class Moments:
     "Mean and variance of each column, gathered block by block."
-    def __init__(self, n_genes): self.n, self.mean, self.ss = 0, np.zeros(n_genes), np.zeros(n_genes)
+    def __init__(self, n_genes):
+        self.n, self.mean, self.ss = 0, np.zeros(n_genes), np.zeros(n_genes)
     def add(self, X):
         "Take in the rows of CSR `X`."
         n, G, v = X.shape[0], X.shape[1], X.data.astype(np.float64)
         mean = np.bincount(X.indices, v, G) / n
-        ss = np.bincount(X.indices, (v - mean[X.indices])**2, G) + (n - np.bincount(X.indices, minlength=G)) * mean**2
+        ss = np.bincount(X.indices, (v - mean[X.indices])**2,
+            G) + (n - np.bincount(X.indices, minlength=G)) * mean**2
         delta, total = mean - self.mean, self.n + n
         self.ss += ss + delta**2 * (self.n * n / total)
         self.mean += delta * (n / total)
@@ -348,14 +411,17 @@ class Moments:
 
 # %% ../nbs/01_data.ipynb #ca6910d6
 def _dispersed(mean, var, n_top_genes):
-    "scanpy's default recipe for highly variable genes (Satija 2015), from means and variances of normalised counts."
+    """scanpy's default recipe for highly variable genes (Satija 2015), from means and variances
+    of normalised counts."""
     if n_top_genes >= len(mean): return np.ones(len(mean), bool)
     mean = np.where(mean == 0, 1e-12, mean)
     ratio = var / mean
-    t = pd.DataFrame({"d": np.log(np.where(ratio == 0, np.nan, ratio)), "bin": pd.cut(np.log1p(mean), bins=20)})
+    t = pd.DataFrame({"d": np.log(np.where(ratio == 0, np.nan, ratio)),
+            "bin": pd.cut(np.log1p(mean), bins=20)})
     bins = t.groupby("bin", observed=True)["d"]
     avg, dev = bins.transform("mean"), bins.transform("std")
-    alone = dev.isna()                                                # a gene alone in its bin gets 1
+    # a gene alone in its bin gets 1
+    alone = dev.isna()
     score = ((t["d"] - avg.mask(alone, 0)) / dev.mask(alone, avg)).to_numpy()
     known = np.sort(score[~np.isnan(score)])[::-1]
     return np.nan_to_num(score, nan=-np.inf) >= known[min(n_top_genes, len(known)) - 1]
@@ -363,16 +429,20 @@ def _dispersed(mean, var, n_top_genes):
 # %% ../nbs/01_data.ipynb #727138e8
 def _measure_disk(counts, order, size_factor, log1p, min_cells, n_top_genes, batch):
     "`_measure`, in one pass over a file."
-    if batch is not None: raise InputError("variable genes within batches (batch_key) are not chosen from disk: read the file into memory, or mark the genes in a column of var and train on those")
+    if batch is not None:
+        raise InputError("variable genes within batches (batch_key) are not chosen from disk: read "
+            "the file into memory, or mark the genes in a column of var and train on those")
     model, plain, detected = Moments(counts.shape[1]), Moments(counts.shape[1]), 0
     for rows, m in counts.blocks(order):
         model.add(log_normalize(m, size_factor[rows], log1p))
         if n_top_genes is not None: plain.add(log_normalize(m, size_factor[rows], False))
         detected = detected + np.bincount(m.indices, minlength=m.shape[1])
     genes, std = detected >= min_cells, np.sqrt(model.var())
-    if not genes.any(): raise InputError(f"min_cells={min_cells} leaves no gene: there are {len(order)} cells")
+    if not genes.any():
+        raise InputError(f"min_cells={min_cells} leaves no gene: there are {len(order)} cells")
     top = genes.copy()
-    if n_top_genes is not None: top[genes] = _dispersed(plain.mean[genes], plain.var()[genes], n_top_genes)
+    if n_top_genes is not None:
+        top[genes] = _dispersed(plain.mean[genes], plain.var()[genes], n_top_genes)
     return genes, top, model.mean, np.where(std == 0, 1, std)
 
 # %% ../nbs/01_data.ipynb #d380da22
@@ -380,9 +450,12 @@ def _block_plan(index, batch_size, seed, block=32, ahead=8192):
     "An epoch in shuffled blocks: for each batch its rows, and the rows to read with it."
     from scdataset import BlockShuffling, scDataset
     fetch = max(1, round(ahead / batch_size))
-    plan = list(scDataset(range(len(index)), BlockShuffling(block, indices=np.arange(len(index))), batch_size, fetch_factor=fetch, rank=0, world_size=1, seed=seed,
-                          fetch_callback=lambda _, rows: index[rows], batch_callback=lambda rows, i: (rows[i], rows)))
-    if len(plan) > 1 and len(plan[-1][0]) == 1:                                       # a last batch of one joins the one before
+    plan = list(scDataset(range(len(index)), BlockShuffling(block, indices=np.arange(len(index))),
+            batch_size, fetch_factor=fetch,
+            rank=0, world_size=1, seed=seed, fetch_callback=lambda _, rows: index[rows],
+            batch_callback=lambda rows, i: (rows[i], rows)))
+    # a last batch of one joins the one before
+    if len(plan) > 1 and len(plan[-1][0]) == 1:
         rows = np.concatenate([plan[-2][0], plan[-1][0]])
         plan[-2:] = [(rows, rows)]
     return plan
@@ -393,11 +466,14 @@ class DiskBatches(Batches):
     block, ahead = 32, 8192      # cells in a block, cells read at a time
     def __init__(self, *args):
         super().__init__(*args)
-        if self.world_size > 1: raise InputError("training from disk runs in one process: use devices=1, or read the file into memory")
+        if self.world_size > 1:
+            raise InputError("training from disk runs in one process: use devices=1, "
+                "or read the file into memory")
     def plan(self):
         o = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)
         return _block_plan(np.sort(self.index), self.batch_size, int(o[0]), self.block, self.ahead)
-    def order(self): return np.concatenate([rows for rows, _ in self.plan()]) if self.shuffle else self.index
+    def order(self):
+        return np.concatenate([rows for rows, _ in self.plan()]) if self.shuffle else self.index
     def iterate(self, start=0):
         "The batches of this epoch from number `start` on; what comes before is not read."
         if not self.shuffle: yield from super().iterate(start); return

@@ -29,21 +29,26 @@ class CountAutoencoder(nn.Module):
         dropout:float=0., # dropout of hidden layers
         input_noise:float=0., # sd of noise on the input
         hidden_noise:float=0., # sd of noise before each hidden activation of the encoder
-        decoder_dims:tuple=None, # hidden widths from the latent code up; default: those of the encoder, backwards
+        # hidden widths from the latent code up; default: those of the encoder, backwards
+        decoder_dims:tuple=None,
         input_dropout:float=0., # share of the input that is set to zero, its mean, in training
         activation=nn.ReLU, # class of the hidden activations
     ):
         super().__init__()
         up = tuple(reversed(dims)) if decoder_dims is None else (dims[-1], *decoder_dims)
         self.noise, self.drop = GaussianNoise(input_noise), nn.Dropout(input_dropout)
-        self.encoder = mlp((n_genes, *dims), norm, activation, dropout=dropout, noise=hidden_noise, last=False)
+        self.encoder = mlp((n_genes, *dims), norm, activation,
+            dropout=dropout, noise=hidden_noise, last=False)
         self.decoder = mlp(up, norm, activation, dropout=dropout)
         self.head = CountHead(up[-1], n_genes, likelihood, dispersion)
         glorot_(self)
-    def gene_axes(self): return {"encoder.0.weight": 1} | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}     # what belongs to single genes, for `init_from`
+    # what belongs to single genes, for `init_from`
+    def gene_axes(self):
+        return {"encoder.0.weight": 1} | {f"head.{k}": 0 for k, _ in self.head.named_parameters()}
     def encode(self, x): return self.encoder(x)             # (cells, genes) -> (cells, latent)
     def decode(self, z, size_factor): return self.head(self.decoder(z), size_factor)
-    def forward(self, x, size_factor): return self.decode(self.encode(self.drop(self.noise(x))), size_factor)
+    def forward(self, x, size_factor):
+        return self.decode(self.encode(self.drop(self.noise(x))), size_factor)
 
 # %% ../nbs/02_dca.ipynb #5aa8d43d
 class CountTask(Task):
@@ -51,8 +56,11 @@ class CountTask(Task):
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto"):
         super().__init__(module, lr)
         self.ridge, self.backend = ridge, backend
-    def reconstruction(self, batch, out): return count_loss(self.module.head.likelihood, batch.counts, out, self.ridge, backend=self.backend)
-    def loss(self, net, batch): return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
+    def reconstruction(self, batch, out):
+        return count_loss(self.module.head.likelihood, batch.counts, out,
+            self.ridge, backend=self.backend)
+    def loss(self, net, batch):
+        return dict(loss=self.reconstruction(batch, net(batch.x, batch.size_factor)))
 
 # %% ../nbs/02_dca.ipynb #1328f1c5
 def _both_sides(v): # number, or (encoder, decoder) -> (encoder, decoder)
@@ -60,33 +68,44 @@ def _both_sides(v): # number, or (encoder, decoder) -> (encoder, decoder)
     return (float(v), float(v)) if np.isscalar(v) else tuple(map(float, v))
 
 class _Squares(torch.autograd.Function):
-    "sum_i b_i |w_i|^2 over many matrices, in a few calls: small networks spend their time on calls, not on numbers."
+    """sum_i b_i |w_i|^2 over many matrices, in a few calls: small networks spend their time on
+    calls, not on numbers."""
     @staticmethod
     def forward(ctx, scales, *weights):
         ctx.scales = scales
         ctx.save_for_backward(*weights)
         return torch.stack(torch._foreach_norm(weights)).square().dot(weights[0].new_tensor(scales))
     @staticmethod
-    def backward(ctx, g): return None, *torch._foreach_mul(list(ctx.saved_tensors), [2 * b * float(g) for b in ctx.scales])
+    def backward(ctx, g):
+        return None, *torch._foreach_mul(list(ctx.saved_tensors),
+            [2 * b * float(g) for b in ctx.scales])
 
 # %% ../nbs/02_dca.ipynb #0ef12f99
 class DenoisingTask(CountTask):
     "Reconstruct counts, with penalties on the weights, by the optimizer of one's choice."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto", l1=0., l2=0., optimizer="adam"):
         super().__init__(module, lr, ridge, backend)
-        sides = [m.weight for m in module.encoder.modules() if isinstance(m, nn.Linear)], [m.weight for part in (module.decoder, module.head) for m in part.modules() if isinstance(m, nn.Linear)]
+        sides = ([m.weight for m in module.encoder.modules() if isinstance(m, nn.Linear)],
+            [m.weight for part in (module.decoder, module.head)
+                for m in part.modules() if isinstance(m, nn.Linear)])
         on = lambda l: [(w, b) for ws, b in zip(sides, _both_sides(l)) for w in ws if b]
         self.optimizer, self.l1, self.l2 = optimizer, on(l1), on(l2)
-    def optimizers(self): return super().optimizers() if self.optimizer == "adam" else [_OPTIMIZERS[self.optimizer](self.module.parameters(), lr=self.lr)]
+    def optimizers(self):
+        return (super().optimizers() if self.optimizer == "adam"
+            else [_OPTIMIZERS[self.optimizer](self.module.parameters(), lr=self.lr)])
     def validate(self, net, batch): return super().loss(net, batch)
     def loss(self, net, batch):
         nll = super().loss(net, batch)["loss"]
         if not (self.l1 or self.l2): return dict(loss=nll)
-        squares = _Squares.apply([b for _, b in self.l2], *[w for w, _ in self.l2]) if self.l2 else 0.
+        squares = _Squares.apply([b for _, b in self.l2],
+            *[w for w, _ in self.l2]) if self.l2 else 0.
         return dict(loss=nll + squares + sum(b * w.abs().sum() for w, b in self.l1), nll=nll)
 
-_OPTIMIZERS = {o.lower(): getattr(torch.optim, o) for o in ("Adam", "RMSprop", "SGD", "Adamax", "NAdam", "Adagrad", "Adadelta")}
-_ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, selu=nn.SELU, gelu=nn.GELU, tanh=nn.Tanh, sigmoid=nn.Sigmoid, softplus=nn.Softplus, linear=nn.Identity, leakyrelu=nn.LeakyReLU, prelu=nn.PReLU)
+_OPTIMIZERS = {o.lower(): getattr(torch.optim, o)
+    for o in ("Adam", "RMSprop", "SGD", "Adamax", "NAdam", "Adagrad", "Adadelta")}
+_ACTIVATIONS = dict(relu=nn.ReLU, elu=nn.ELU, selu=nn.SELU, gelu=nn.GELU, tanh=nn.Tanh,
+    sigmoid=nn.Sigmoid, softplus=nn.Softplus, linear=nn.Identity,
+    leakyrelu=nn.LeakyReLU, prelu=nn.PReLU)
 
 # %% ../nbs/02_dca.ipynb #416ad662
 class DCA(Model):
@@ -107,14 +126,19 @@ class DCA(Model):
         optimizer="adam", # see `_OPTIMIZERS`
         backend="auto", # of the likelihood: "auto", "reference", "fused"
     ):
-        self.dims, self.decoder_dims, self.likelihood, self.dispersion, self.norm = dims, decoder_dims, likelihood, dispersion, norm
-        self.dropout, self.input_dropout, self.activation, self.l1, self.l2 = dropout, input_dropout, activation, l1, l2
+        self.dims, self.decoder_dims, self.likelihood, self.dispersion, self.norm = (dims,
+            decoder_dims, likelihood, dispersion, norm)
+        self.dropout, self.input_dropout, self.activation, self.l1, self.l2 = (dropout,
+            input_dropout, activation, l1, l2)
         self.ridge, self.lr, self.optimizer, self.backend = ridge, lr, optimizer, backend
 
     def _build(self, n_genes):
-        return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm, self.dropout, decoder_dims=self.decoder_dims,
-                                input_dropout=self.input_dropout, activation=_ACTIVATIONS[self.activation])
-    def _task(self, module, fit): return DenoisingTask(module, self.lr, self.ridge, self.backend, self.l1, self.l2, self.optimizer)
+        return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm,
+            self.dropout, decoder_dims=self.decoder_dims,
+            input_dropout=self.input_dropout, activation=_ACTIVATIONS[self.activation])
+    def _task(self, module, fit):
+        return DenoisingTask(module, self.lr, self.ridge, self.backend,
+            self.l1, self.l2, self.optimizer)
 
 # %% ../nbs/02_dca.ipynb #c5b967f0
 from fastcore.basics import patch
@@ -122,20 +146,28 @@ from fastcore.basics import patch
 # %% ../nbs/02_dca.ipynb #0f25513c
 @patch
 def _check_params(self:DCA, adata):
-    self._check_choices(likelihood=LIKELIHOODS, dispersion=("gene", "cell"), norm=NORMS, activation=tuple(_ACTIVATIONS), optimizer=tuple(_OPTIMIZERS))
+    self._check_choices(likelihood=LIKELIHOODS, dispersion=("gene", "cell"),
+        norm=NORMS, activation=tuple(_ACTIVATIONS), optimizer=tuple(_OPTIMIZERS))
     for name in ("dims", "decoder_dims"):
         v = getattr(self, name)
-        if v is not None and (np.isscalar(v) or not all(isinstance(d, (int, np.integer)) and d > 0 for d in v) or name == "dims" and not len(v)): raise InputError(f"{name}={v!r}: a tuple of widths is needed, whole numbers above 0")
+        if v is not None and (np.isscalar(v) or not all(isinstance(d, (int, np.integer)) and d > 0
+                    for d in v) or name == "dims" and not len(v)):
+            raise InputError(f"{name}={v!r}: a tuple of widths is needed, whole numbers above 0")
     for name in ("dropout", "input_dropout"):
-        if not 0 <= getattr(self, name) < 1: raise InputError(f"{name}={getattr(self, name)!r}: a share from 0 to below 1 is needed")
+        if not 0 <= getattr(self, name) < 1:
+            raise InputError(f"{name}={getattr(self, name)!r}: a share from 0 to below 1 is needed")
     for name in ("l1", "l2"):
-        if len(v := _both_sides(getattr(self, name))) != 2 or min(v) < 0: raise InputError(f"{name}={getattr(self, name)!r}: a number that is not negative is needed, or two: encoder, decoder")
+        if len(v := _both_sides(getattr(self, name))) != 2 or min(v) < 0:
+            raise InputError(f"{name}={getattr(self, name)!r}: a number that is not negative is "
+                f"needed, or two: encoder, decoder")
 
 # %% ../nbs/02_dca.ipynb #60ecc329
 @patch
 def _decoded(self:DCA, adata, part, rest=None):
-    "`part(output, batch)` for every cell and gene, dense float32 (cells, genes); `rest`: for genes the model did not use, None: their counts."
-    return self._in_place(adata, self._per_cell(adata, lambda module, b: part(module.decode(module.encode(b.x), b.size_factor), b)), rest)
+    """`part(output, batch)` for every cell and gene, dense float32 (cells, genes); `rest`: for
+    genes the model did not use, None: their counts."""
+    return self._in_place(adata, self._per_cell(adata, lambda module,
+            b: part(module.decode(module.encode(b.x), b.size_factor), b)), rest)
 
 @patch
 def _mean(self:DCA, adata):
@@ -151,9 +183,11 @@ def theta(self:DCA,
 )->np.ndarray: # (genes of the model,), or (cells, genes) with NaN for genes the model did not use
     "Inverse dispersion: the variance of a count is mu + mu^2 / theta."
     self._check_fitted()
-    if self.likelihood not in ("nb", "zinb"): raise InputError(f"likelihood={self.likelihood!r} has no dispersion: use 'nb' or 'zinb'")
+    if self.likelihood not in ("nb", "zinb"):
+        raise InputError(f"likelihood={self.likelihood!r} has no dispersion: use 'nb' or 'zinb'")
     if self.dispersion == "gene": return self.module_.head.log_theta.detach().exp().numpy().copy()
-    if adata is None: raise InputError("dispersion='cell' gives one theta per entry: name the data, theta(adata)")
+    if adata is None:
+        raise InputError("dispersion='cell' gives one theta per entry: name the data, theta(adata)")
     return self._decoded(adata, lambda out, b: out["log_theta"].exp(), np.nan)
 
 @patch
@@ -167,7 +201,9 @@ def pi(self:DCA,
 @patch
 def _check_zinb(self:DCA):
     self._check_fitted()
-    if self.likelihood != "zinb": raise InputError(f"likelihood={self.likelihood!r} has no dropout probability: fit with likelihood='zinb'")
+    if self.likelihood != "zinb":
+        raise InputError(f"likelihood={self.likelihood!r} has no dropout "
+            f"probability: fit with likelihood='zinb'")
 
 # %% ../nbs/02_dca.ipynb #ee40faff
 @patch
@@ -187,15 +223,19 @@ def dropout_probability(self:DCA,
 @patch
 def denoise(self:DCA,
     adata, # AnnData with counts
-    *, impute:str="all", # "all": mu everywhere; "zeros": only likely dropouts are replaced, every observed count stays
+    # "all": mu everywhere; "zeros": only likely dropouts are replaced, every observed count stays
+    *, impute:str="all",
     pi_threshold:float=0.5, # for "zeros": replace zeros whose dropout probability is above this
 )->np.ndarray: # (cells, genes), float32, on the counts scale
     "Denoised counts."
     self._check_fitted()
-    if impute not in ("all", "zeros"): raise InputError(f"impute={impute!r} is not known: use 'all' or 'zeros'")
-    if not 0 <= pi_threshold <= 1: raise InputError(f"pi_threshold={pi_threshold!r}: a probability, from 0 to 1, is needed")
+    if impute not in ("all", "zeros"):
+        raise InputError(f"impute={impute!r} is not known: use 'all' or 'zeros'")
+    if not 0 <= pi_threshold <= 1:
+        raise InputError(f"pi_threshold={pi_threshold!r}: a probability, from 0 to 1, is needed")
     if impute == "zeros": self._check_zinb()
-    return self._mean(adata) if impute == "all" else self._filled(adata, self.dropout_probability(adata) > pi_threshold)
+    return self._mean(adata) if impute == "all" else self._filled(adata,
+        self.dropout_probability(adata) > pi_threshold)
 
 @patch
 def _filled(self:DCA, adata, lost): # lost: (cells, genes) of bool
@@ -206,7 +246,8 @@ def _filled(self:DCA, adata, lost): # lost: (cells, genes) of bool
 @patch
 def _outputs(self:DCA, adata):
     mu, s = self._mean(adata), self.recipe_.size_factors(adata, self.layer_)
-    return {"obsm": {"X_{key}": self.transform(adata)}, "layers": {"{key}_mean": mu, "{key}_norm": mu / s[:, None]}}
+    return {"obsm": {"X_{key}": self.transform(adata)},
+        "layers": {"{key}_mean": mu, "{key}_norm": mu / s[:, None]}}
 
 @patch
 def write_to(self:DCA,
@@ -214,7 +255,8 @@ def write_to(self:DCA,
     *, key_added:str=None, # stem of the keys; default: "dca"
     pi:bool=False, # also layers["dca_pi"] (ZINB only)
 ): # the same AnnData
-    "Write obsm[\"X_dca\"], layers[\"dca_mean\"] (counts scale), layers[\"dca_norm\"] (library size removed), and uns[\"dca\"]."
+    ("Write obsm[\"X_dca\"], layers[\"dca_mean\"] (counts scale), layers[\"dca_norm\"] (library "
+        "size removed), and uns[\"dca\"].")
     if pi: layer = self.pi(adata)
     Model.write_to(self, adata, key_added=key_added)
     if pi: adata.layers[f"{key_added or self._name}_pi"] = layer
@@ -230,51 +272,80 @@ def dropout_scores(
     lost, called = (observed == 0) & (truth > 0), predicted & (observed == 0)
     hit = int((lost & called).sum())
     share = lambda a, b: a / b if b else float("nan")
-    return dict(predicted=int(called.sum()), true=int(lost.sum()), hit=hit, precision=share(hit, int(called.sum())), recall=share(hit, int(lost.sum())))
+    return dict(predicted=int(called.sum()), true=int(lost.sum()), hit=hit,
+        precision=share(hit, int(called.sum())), recall=share(hit, int(lost.sum())))
 
-def precision_recall(truth, observed, probability, thresholds=(.05, .1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .99)):
+def precision_recall(truth, observed, probability,
+        thresholds=(.05, .1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .99)):
     "`dropout_scores` at each threshold of the dropout probability."
-    return pd.DataFrame([dict(threshold=t) | dropout_scores(truth, observed, probability > t) for t in thresholds])
+    return pd.DataFrame(
+        [dict(threshold=t) | dropout_scores(truth, observed, probability > t) for t in thresholds])
 
 # %% ../nbs/02_dca.ipynb #979ed18f
-_AE_TYPES = {"normal": ("mse", "gene"), "poisson": ("poisson", "gene"), "nb": ("nb", "gene"), "nb-conddisp": ("nb", "cell"), "zinb": ("zinb", "gene"), "zinb-conddisp": ("zinb", "cell")}
-_NEAREST = {"nb-shared": "nb-conddisp", "nb-fork": "nb-conddisp", "zinb-shared": "zinb-conddisp", "zinb-fork": "zinb-conddisp", "zinb-elempi": "zinb-conddisp"}     # networks of the original that are not built here
+_AE_TYPES = {"normal": ("mse", "gene"), "poisson": ("poisson", "gene"), "nb": ("nb", "gene"),
+    "nb-conddisp": ("nb", "cell"), "zinb": ("zinb", "gene"), "zinb-conddisp": ("zinb", "cell")}
+# networks of the original that are not built here
+_NEAREST = {"nb-shared": "nb-conddisp", "nb-fork": "nb-conddisp", "zinb-shared": "zinb-conddisp",
+    "zinb-fork": "zinb-conddisp", "zinb-elempi": "zinb-conddisp"}
 
 def _ae_type_of(name): # -> likelihood, dispersion
     "What an `ae_type` of the original stands for; case and underscores do not matter."
     import warnings
     key = str(name).lower().replace("_", "-")
     if key in _NEAREST:
-        warnings.warn(f"ae_type={name!r} is not built here; {_NEAREST[key]!r}, which is nearest to it, is used", stacklevel=3)
+        warnings.warn(f"ae_type={name!r} is not built here; {_NEAREST[key]!r}, which is nearest "
+            f"to it, is used", stacklevel=3)
         key = _NEAREST[key]
-    if key not in _AE_TYPES: raise InputError(f"ae_type={name!r} is not known: use one of {', '.join(map(repr, _AE_TYPES))}")
+    if key not in _AE_TYPES:
+        raise InputError(
+            f"ae_type={name!r} is not known: use one of {', '.join(map(repr, _AE_TYPES))}")
     return _AE_TYPES[key]
 
 # %% ../nbs/02_dca.ipynb #907d9c17
-_NETWORK_KWDS = dict(l1_coef="l1", l2_coef="l2", ridge="ridge", input_dropout="input_dropout")       # name in the original -> name here
+# name in the original -> name here
+_NETWORK_KWDS = dict(l1_coef="l1", l2_coef="l2", ridge="ridge", input_dropout="input_dropout")
 
-def _network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds): # -> arguments of `DCA`
+# -> arguments of `DCA`
+def _network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds):
     "The network's arguments, translated."
-    sizes, drop = list(np.atleast_1d(hidden_size).tolist()), np.unique(np.ravel(hidden_dropout).astype(float))
-    if not sizes: raise InputError("hidden_size is empty: give at least the width of the latent code")
-    if len(drop) != 1: raise InputError(f"hidden_dropout={hidden_dropout!r}: one share for all hidden layers is needed here")
-    if init != "glorot_uniform": raise InputError(f"init={init!r} is not built here: use 'glorot_uniform'")
+    sizes, drop = (list(np.atleast_1d(hidden_size).tolist()),
+        np.unique(np.ravel(hidden_dropout).astype(float)))
+    if not sizes:
+        raise InputError("hidden_size is empty: give at least the width of the latent code")
+    if len(drop) != 1:
+        raise InputError(
+            f"hidden_dropout={hidden_dropout!r}: one share for all hidden layers is needed here")
+    if init != "glorot_uniform":
+        raise InputError(f"init={init!r} is not built here: use 'glorot_uniform'")
     middle, kwds = len(sizes) // 2, dict(kwds)
-    out = dict(dims=tuple(sizes[:middle + 1]), decoder_dims=tuple(sizes[middle + 1:]), dropout=float(drop[0]), norm="batch" if batchnorm else "none", activation=str(activation).lower())
+    out = dict(dims=tuple(sizes[:middle + 1]), decoder_dims=tuple(sizes[middle + 1:]),
+        dropout=float(drop[0]), norm="batch" if batchnorm else "none",
+        activation=str(activation).lower())
     for side in ("l1", "l2"):
-        if f"{side}_enc_coef" in kwds: kwds[f"{side}_coef"] = (kwds.pop(f"{side}_enc_coef"), kwds.get(f"{side}_coef", 0.))
-    if unknown := set(kwds) - set(_NETWORK_KWDS): raise InputError(f"network_kwds: {', '.join(sorted(unknown))} not known; there are {', '.join((*_NETWORK_KWDS, 'l1_enc_coef', 'l2_enc_coef'))}")
+        if f"{side}_enc_coef" in kwds:
+            kwds[f"{side}_coef"] = (kwds.pop(f"{side}_enc_coef"), kwds.get(f"{side}_coef", 0.))
+    if unknown := set(kwds) - set(_NETWORK_KWDS):
+        raise InputError(f"network_kwds: {', '.join(sorted(unknown))} not known; there are "
+            f"{', '.join((*_NETWORK_KWDS, 'l1_enc_coef', 'l2_enc_coef'))}")
     return out | {_NETWORK_KWDS[k]: v for k, v in kwds.items()}
 
 # %% ../nbs/02_dca.ipynb #a7a95f9a
-def _training_of(epochs, reduce_lr, early_stop, batch_size, optimizer, learning_rate, threads, verbose, kwds): # -> optimizer, learning rate, patiences, threads, arguments of `fit`
+# -> optimizer, learning rate, patiences, threads, arguments of `fit`
+def _training_of(epochs, reduce_lr, early_stop, batch_size, optimizer,
+        learning_rate, threads, verbose, kwds):
     "The training's arguments, translated; `training_kwds` may hold any of them again."
-    t = dict(epochs=epochs, reduce_lr=reduce_lr, early_stop=early_stop, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate, threads=threads, verbose=verbose)
-    if unknown := set(kwds) - set(t): raise InputError(f"training_kwds: {', '.join(sorted(unknown))} not known; there are {', '.join(t)}")
+    t = dict(epochs=epochs, reduce_lr=reduce_lr, early_stop=early_stop, batch_size=batch_size,
+        optimizer=optimizer, learning_rate=learning_rate, threads=threads, verbose=verbose)
+    if unknown := set(kwds) - set(t):
+        raise InputError(
+            f"training_kwds: {', '.join(sorted(unknown))} not known; there are {', '.join(t)}")
     t |= dict(kwds)
-    if str(t["optimizer"]).lower() not in _OPTIMIZERS: raise InputError(f"optimizer={t['optimizer']!r} is not known: use one of {', '.join(map(repr, _OPTIMIZERS))}")
+    if str(t["optimizer"]).lower() not in _OPTIMIZERS:
+        raise InputError(f"optimizer={t['optimizer']!r} is not known: use one "
+            f"of {', '.join(map(repr, _OPTIMIZERS))}")
     how = dict(max_epochs=t["epochs"], batch_size=t["batch_size"], progress=bool(t["verbose"]))
-    return str(t["optimizer"]).lower(), 1e-3 if t["learning_rate"] is None else float(t["learning_rate"]), (t["reduce_lr"], t["early_stop"]), t["threads"], how
+    return (str(t["optimizer"]).lower(), 1e-3 if t["learning_rate"] is None
+        else float(t["learning_rate"]), (t["reduce_lr"], t["early_stop"]), t["threads"], how)
 
 # %% ../nbs/02_dca.ipynb #8f791fc8
 class _Dropin(DCA):
@@ -282,7 +353,8 @@ class _Dropin(DCA):
     _patience = (10, 15)
     def _fit(self, module, fit):
         lower, stop = self._patience
-        watch = [ReduceLROnPlateau(patience=lower)] * bool(lower) + [EarlyStopping(patience=stop)] * bool(stop)
+        watch = [ReduceLROnPlateau(patience=lower)] * bool(lower) + [
+            EarlyStopping(patience=stop)] * bool(stop)
         fit.stage("train", self._task(module, fit), fit.settings.max_epochs, callbacks=watch)
         return {}
 
@@ -292,10 +364,12 @@ def _input_of(adata, normalize_per_cell, scale, log1p): # -> prepared AnnData of
     import anndata
     view = anndata.AnnData(counts_of(adata), obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
     if not normalize_per_cell: view.obs["one"] = 1.
-    return preprocess(view, log1p=bool(log1p), scale=bool(scale), library_key=None if normalize_per_cell else "one", copy=True)
+    return preprocess(view, log1p=bool(log1p), scale=bool(scale),
+        library_key=None if normalize_per_cell else "one", copy=True)
 
 def _results_to(adata, view, model, mode, info):
-    "Compute all that was asked for, then write it at the places where the wrapper wrote it; parameters are those of the observed counts."
+    """Compute all that was asked for, then write it at the places where the wrapper wrote it;
+    parameters are those of the observed counts."""
     obsm, var = {}, {}
     if mode != "denoise": obsm["X_dca"] = model.transform(view)
     if info and model.likelihood == "zinb": obsm["X_dca_dropout"] = model.pi(view)
@@ -307,7 +381,9 @@ def _results_to(adata, view, model, mode, info):
     mean = model.denoise(view) if mode != "latent" else None
     for k, v in obsm.items(): adata.obsm[k] = v
     for k, v in var.items(): adata.var[k] = v
-    if info: adata.uns["dca_loss_history"] = {c: model.history_[c].to_numpy() for c in model.history_ if c != "stage"}
+    if info:
+        adata.uns["dca_loss_history"] = {c: model.history_[c].to_numpy()
+            for c in model.history_ if c != "stage"}
     adata.raw = view.copy()
     if mean is not None: adata.X = mean
 
@@ -322,11 +398,16 @@ def _seed_of(random_state): # -> int
 # %% ../nbs/02_dca.ipynb #fe97a56c
 def dca(
     adata, # AnnData with counts in X, or in layers["counts"]
-    mode="denoise", # "denoise": X becomes the denoised counts; "latent": obsm["X_dca"]; "full": both
+    # "denoise": X becomes the denoised counts; "latent": obsm["X_dca"]; "full": both
+    mode="denoise",
     ae_type="nb-conddisp", # see `_AE_TYPES`
-    normalize_per_cell=True, scale=True, log1p=True, # of the network's input; the first also: size factors
-    hidden_size=(64, 32, 64), hidden_dropout=0.0, batchnorm=True, activation="relu", init="glorot_uniform", network_kwds={}, # the network
-    epochs=300, reduce_lr=10, early_stop=15, batch_size=32, optimizer="RMSprop", # the training; patiences in epochs, 0 or None: never
+    # of the network's input; the first also: size factors
+    normalize_per_cell=True, scale=True, log1p=True,
+    # the network
+    hidden_size=(64, 32, 64), hidden_dropout=0.0, batchnorm=True,
+    activation="relu", init="glorot_uniform", network_kwds={},
+    # the training; patiences in epochs, 0 or None: never
+    epochs=300, reduce_lr=10, early_stop=15, batch_size=32, optimizer="RMSprop",
     random_state=0, # seed
     threads=None, # of torch, during the call
     learning_rate=None, # default: 0.001
@@ -335,11 +416,15 @@ def dca(
     return_info=False, # also pi, theta and the losses
     copy=False, # leave `adata` alone and return a changed copy
 ): # None; with `copy` the AnnData, with `return_model` the model, with both the two
-    "Denoise as `scanpy.external.pp.dca` did: same arguments, same places, no TensorFlow (Eraslan et al. 2019)."
-    if mode not in ("denoise", "latent", "full"): raise InputError(f"mode={mode!r} is not known: use 'denoise', 'latent' or 'full'")
+    """Denoise as `scanpy.external.pp.dca` did: same arguments, same places, no TensorFlow
+    (Eraslan et al. 2019)."""
+    if mode not in ("denoise", "latent", "full"):
+        raise InputError(f"mode={mode!r} is not known: use 'denoise', 'latent' or 'full'")
     likelihood, dispersion = _ae_type_of(ae_type)
-    optimizer, lr, patience, threads, how = _training_of(epochs, reduce_lr, early_stop, batch_size, optimizer, learning_rate, threads, verbose, training_kwds)
-    model = _Dropin(likelihood=likelihood, dispersion=dispersion, optimizer=optimizer, lr=lr, **_network_of(hidden_size, hidden_dropout, batchnorm, activation, init, network_kwds))
+    optimizer, lr, patience, threads, how = _training_of(epochs, reduce_lr, early_stop, batch_size,
+        optimizer, learning_rate, threads, verbose, training_kwds)
+    model = _Dropin(likelihood=likelihood, dispersion=dispersion, optimizer=optimizer, lr=lr,
+        **_network_of(hidden_size, hidden_dropout, batchnorm, activation, init, network_kwds))
     model._patience = patience
     adata = adata.copy() if copy else adata
     view = _input_of(adata, normalize_per_cell, scale, log1p)
@@ -347,7 +432,8 @@ def dca(
         if threads: torch.set_num_threads(int(threads))
         model.fit(view, seed=_seed_of(random_state), **how)
         _results_to(adata, view, model, mode, return_info)
-    return (adata, model) if copy and return_model else adata if copy else model if return_model else None
+    return ((adata, model) if copy
+        and return_model else adata if copy else model if return_model else None)
 
 # %% ../nbs/02_dca.ipynb #099c4c62
 def audit(
@@ -366,12 +452,16 @@ def audit(
     check_counts(adata, layer=layer)
     a = anndata.AnnData(counts_of(adata, layer), obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
     groups = None if groups is None else np.asarray(groups, dtype=object)
-    if groups is not None and len(groups) != a.n_obs: raise InputError(f"{len(groups)} groups for {a.n_obs} cells: give one per cell")
+    if groups is not None and len(groups) != a.n_obs:
+        raise InputError(f"{len(groups)} groups for {a.n_obs} cells: give one per cell")
     if max_cells is not None and a.n_obs > max_cells:
-        rows = np.sort(canonical_order(a)[np.random.default_rng(seed).permutation(a.n_obs)[:max_cells]])
+        rows = np.sort(
+            canonical_order(a)[np.random.default_rng(seed).permutation(a.n_obs)[:max_cells]])
         a, groups = a[rows].copy(), None if groups is None else groups[rows]
     if n_top_genes is not None and n_top_genes < a.n_vars:
         v = preprocess(a, n_top_genes=n_top_genes, copy=True).var
         a = a[:, (v["highly_variable"] & v["scnb_keep"]).to_numpy()].copy()
     fitted = lambda b: clone(model).fit(b, seed=seed, **{"progress": False} | fit).denoise(b)
-    return audit_of(a, fitted, groups=groups, method="DCA", seed=seed, settings=dict(cells=a.n_obs, genes=a.n_vars, **{k: v for k, v in model.get_params().items() if k in ("likelihood", "dispersion", "norm", "l2", "dims")}))
+    return audit_of(a, fitted, groups=groups, method="DCA", seed=seed,
+        settings=dict(cells=a.n_obs, genes=a.n_vars, **{k: v for k, v in model.get_params().items()
+                if k in ("likelihood", "dispersion", "norm", "l2", "dims")}))

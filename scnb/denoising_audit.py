@@ -39,7 +39,8 @@ def poisson_loss(
 )->float: # mean over all entries
     "Minus the Poisson log-likelihood of `x` under `rate`, less log x! (Batson et al. 2019)."
     i, j = x.nonzero()
-    return float((rate.sum(dtype=np.float64) - (x.data * np.log(rate[i, j])).sum()) / np.prod(x.shape))
+    return float(
+        (rate.sum(dtype=np.float64) - (x.data * np.log(rate[i, j])).sum()) / np.prod(x.shape))
 
 # %% ../nbs/analysis/denoising_audit.ipynb #55c0b52a
 def _rates(
@@ -73,7 +74,8 @@ def nearest(
     from sklearn.neighbors import NearestNeighbors
     from scnb.metrics import pca
     z = pca(anndata.AnnData(sp.csr_matrix(X, dtype=np.float32)), seed=seed)
-    return NearestNeighbors(n_neighbors=min(n, len(z)), algorithm="brute").fit(z).kneighbors(z, return_distance=False)
+    return NearestNeighbors(n_neighbors=min(n, len(z)),
+        algorithm="brute").fit(z).kneighbors(z, return_distance=False)
 
 def knn_smooth(
     X, # counts, CSR (cells, genes)
@@ -82,28 +84,36 @@ def knn_smooth(
 )->np.ndarray: # (cells, genes) float32, each row with the cell's own depth
     "Mean of the normalised counts of the k nearest cells."
     n, t = len(neighbours), np.maximum(totals(X), 1e-30)
-    w = sp.csr_matrix((np.full(n * k, 1 / k, np.float32), neighbours[:, :k].ravel(), np.arange(0, n * k + 1, k)), (n, n))
-    return (w @ (sp.diags((1 / t).astype(np.float32)) @ X.astype(np.float32))).toarray() * t.astype(np.float32)[:, None]
+    w = sp.csr_matrix((np.full(n * k, 1 / k, np.float32), neighbours[:, :k].ravel(),
+            np.arange(0, n * k + 1, k)), (n, n))
+    return ((w @ (sp.diags((1 / t).astype(np.float32)) @ X.astype(np.float32)))
+        .toarray() * t.astype(np.float32)[:, None])
 
 # %% ../nbs/analysis/denoising_audit.ipynb #b7deb1bb
 _NEIGHBOURS = (5, 10, 20, 40, 80, 160, 320)
 
 def molecular_cv(
     adata, # counts
-    methods:dict, # name -> function of an AnnData with the kept counts, that returns (cells, genes) on their scale
+    # name -> function of an AnnData with the kept counts, that returns (cells, genes) on their
+    # scale
+    methods:dict,
     *, layer=None, held_out:float=0.1, seed:int=0, floor:float=0.01,
     ks=_NEIGHBOURS, # of the neighbours; those above the number of cells are left out
     also:dict=None, # name -> further function of (held-out counts, rate), a column each
 )->pd.DataFrame: # one row per method: loss, k (of the neighbours)
     "Molecular cross-validation: how well held-out molecules are predicted (Batson et al. 2019)."
     import anndata
-    kept, held = split_counts(counts_of(adata, layer).astype(np.float64), np.random.default_rng(seed), held_out)
-    seen, known = totals(kept) > 0, np.asarray(kept.sum(0)).ravel() > 0       # of a cell or gene without a molecule nobody knows anything
+    kept, held = split_counts(counts_of(adata, layer).astype(np.float64),
+        np.random.default_rng(seed), held_out)
+    # of a cell or gene without a molecule nobody knows anything
+    seen, known = totals(kept) > 0, np.asarray(kept.sum(0)).ravel() > 0
     kept, held = (m[seen][:, known].tocsr() for m in (kept, held))
-    a = anndata.AnnData(kept.astype(np.float32), obs=adata.obs.iloc[np.flatnonzero(seen)][[]].copy(), var=adata.var.loc[known, []].copy())
+    a = anndata.AnnData(kept.astype(np.float32),
+        obs=adata.obs.iloc[np.flatnonzero(seen)][[]].copy(), var=adata.var.loc[known, []].copy())
     def row(name, pred, k=None):
         rate = _rates(pred, kept, held_out, floor)
-        return dict(method=name, loss=poisson_loss(held, rate), k=k) | {c: f(held, rate) for c, f in (also or {}).items()}
+        return dict(method=name, loss=poisson_loss(held, rate),
+            k=k) | {c: f(held, rate) for c, f in (also or {}).items()}
     rows = [row("gene mean", gene_mean(kept))]
     near = nearest(kept, max(ks), seed)
     rows += [row("neighbours", knn_smooth(kept, near, k), k) for k in ks if k <= near.shape[1]]
@@ -117,9 +127,11 @@ def log_mse(x, rate)->float: # held-out counts, CSR; rates
     return float(np.mean((norm(x.toarray()) - norm(rate)) ** 2))
 
 def exchanged_loss(x, rate)->float:
-    "The Poisson loss with its two arguments exchanged, as a public benchmark has it: nothing to learn from."
+    """The Poisson loss with its two arguments exchanged, as a public benchmark has it: nothing
+    to learn from."""
     rest = (rate.sum(dtype=np.float64) - rate[x.nonzero()].sum(dtype=np.float64)) * -np.log(1e-6)
-    return float((x.sum() + rest - (rate[x.nonzero()] * np.log(x.data + 1e-6)).sum()) / np.prod(x.shape))
+    return float(
+        (x.sum() + rest - (rate[x.nonzero()] * np.log(x.data + 1e-6)).sum()) / np.prod(x.shape))
 
 # %% ../nbs/analysis/denoising_audit.ipynb #e2a4e51b
 def _expression_moments(
@@ -136,7 +148,8 @@ def _expression_moments(
     second[:, i, i] -= w @ (X / s[:, None] ** 2)                       # x (x - 1) on the diagonal
     return mean, second - mean[:, :, None] * mean[:, None, :]
 
-def corrected_correlation(X, s, weights=None): # -> (draws, genes, genes), NaN where a variance is not positive
+# -> (draws, genes, genes), NaN where a variance is not positive
+def corrected_correlation(X, s, weights=None):
     "Correlation of the expression, from counts; see `_expression_moments`."
     cov = _expression_moments(X, s, weights)[1]
     sd = np.sqrt(np.where((v := np.einsum("dgg->dg", cov)) > 0, v, np.nan))
@@ -147,7 +160,8 @@ def implied_correlation(
     mean, # fitted means with the library size removed, dense (cells, genes)
     theta, # inverse dispersion (genes,)
 )->np.ndarray: # (genes, genes)
-    "Correlation of the expression under a negative binomial with these means: its own spread included."
+    """Correlation of the expression under a negative binomial with these means: its own spread
+    included."""
     mean = np.asarray(mean, np.float64)
     cov = np.cov(mean.T, bias=True)
     sd = np.sqrt(np.diag(cov) + (mean ** 2).mean(0) / np.asarray(theta, np.float64))
@@ -165,8 +179,10 @@ def _well_measured(
     "The genes whose variance of expression stands out most clearly from the noise of counting."
     Y = X.multiply(1 / s[:, None]).tocsr()
     m = np.asarray(Y.mean(0)).ravel()
-    v = np.asarray((Y.multiply(Y)).mean(0)).ravel() - np.asarray(X.multiply(1 / s[:, None] ** 2).mean(0)).ravel() - m ** 2
-    score = np.where((m > mean) & (v > 0), v / np.maximum(m, 1e-30) ** 2 * np.sqrt(np.maximum(m, 0)), -1)
+    v = np.asarray((Y.multiply(Y)).mean(0)).ravel() - np.asarray(
+        X.multiply(1 / s[:, None] ** 2).mean(0)).ravel() - m ** 2
+    score = np.where((m > mean) & (v > 0),
+        v / np.maximum(m, 1e-30) ** 2 * np.sqrt(np.maximum(m, 0)), -1)
     best = np.argsort(-score, kind="stable")[:n]
     return np.sort(best[score[best] > 0])
 
@@ -179,7 +195,8 @@ def agreement(
 )->pd.DataFrame: # one row per pair: r_counts, low, high, r_denoised, beyond
     "Correlation of each pair of genes, from the counts with its interval, and after denoising."
     columns = ["gene", "other", "r_counts", "low", "high", "r_denoised", "beyond"]
-    if len(genes) < 2: return pd.DataFrame({c: np.zeros(0, bool if c == "beyond" else float) for c in columns})
+    if len(genes) < 2:
+        return pd.DataFrame({c: np.zeros(0, bool if c == "beyond" else float) for c in columns})
     t = totals(X); s = np.where(t > 0, t / np.median(t[t > 0]), 1)
     x, rng, n = X[:, genes].toarray().astype(float), np.random.default_rng(seed), X.shape[0]
     boot = corrected_correlation(x, s, rng.multinomial(n, np.full(n, 1 / n), draws).astype(float))
@@ -187,8 +204,10 @@ def agreement(
     with np.errstate(invalid="ignore"): low, high = np.nanquantile(boot[:, i, j], [.025, .975], 0)
     r, d = corrected_correlation(x, s)[0][i, j], np.corrcoef(np.asarray(expression, float).T)[i, j]
     name = np.asarray(genes if names is None else np.asarray(names)[genes])
-    t = pd.DataFrame(dict(gene=name[i], other=name[j], r_counts=r, low=low, high=high, r_denoised=d))
-    t["beyond"] = (t.r_denoised > t.high) & (t.r_denoised > 0) | (t.r_denoised < t.low) & (t.r_denoised < 0)
+    t = pd.DataFrame(dict(gene=name[i], other=name[j],
+            r_counts=r, low=low, high=high, r_denoised=d))
+    t["beyond"] = (t.r_denoised > t.high) & (t.r_denoised > 0) | (
+        t.r_denoised < t.low) & (t.r_denoised < 0)
     return t.dropna()
 
 # %% ../nbs/analysis/denoising_audit.ipynb #958616f1
@@ -228,12 +247,14 @@ def _halves_test(
     shares = {"counts": [], "denoised together": [], "denoised apart": []}
     for i in range(splits):
         half = _random_halves(n, (seed, i))
-        shares["counts"].append(_differing(counts, half, ~half)); shares["denoised together"].append(_differing(once, half, ~half))
+        shares["counts"].append(_differing(counts, half, ~half))
+        shares["denoised together"].append(_differing(once, half, ~half))
     for i in range(apart):
         half, Y = _random_halves(n, (seed, i)), np.empty(adata.shape, np.float32)
         for part in (half, ~half): Y[part] = denoise(adata[part].copy())
         shares["denoised apart"].append(_differing(log_expression(Y), half, ~half))
-    return pd.DataFrame([dict(what=w, mean=np.mean(v), least=np.min(v), most=np.max(v), splits=len(v)) for w, v in shares.items() if v])
+    return pd.DataFrame([dict(what=w, mean=np.mean(v), least=np.min(v), most=np.max(v),
+                splits=len(v)) for w, v in shares.items() if v])
 
 # %% ../nbs/analysis/denoising_audit.ipynb #3bcd9e61
 def _with_null_genes(
@@ -241,13 +262,17 @@ def _with_null_genes(
     share:float=0.2, # of the genes
     seed:int=0, layer=None,
 ): # -> AnnData with other counts, bool (genes,): which are null
-    "Give some genes' molecules to random cells, in proportion to the cells' depth: Poisson genes that know of no type."
+    """Give some genes' molecules to random cells, in proportion to the cells' depth: Poisson
+    genes that know of no type."""
     import anndata
     X, rng = counts_of(adata, layer).astype(np.float64).tocsc(), np.random.default_rng(seed)
     null = rng.random(X.shape[1]) < share
-    t = totals(X[:, ~null])                                            # the depth by the genes that stay
-    columns = [sp.csc_matrix(rng.multinomial(int(round(X[:, j].sum())), t / t.sum())[:, None].astype(float)) if null[j] else X[:, [j]] for j in range(X.shape[1])]
-    return anndata.AnnData(sp.hstack(columns).tocsr().astype(np.float32), obs=adata.obs.copy(), var=adata.var[[]].copy()), null
+    # the depth by the genes that stay
+    t = totals(X[:, ~null])
+    columns = [sp.csc_matrix(rng.multinomial(int(round(X[:, j].sum())), t / t.sum())[:,
+                None].astype(float)) if null[j] else X[:, [j]] for j in range(X.shape[1])]
+    return anndata.AnnData(sp.hstack(columns).tocsr().astype(np.float32), obs=adata.obs.copy(),
+        var=adata.var[[]].copy()), null
 
 # %% ../nbs/analysis/denoising_audit.ipynb #7c08419e
 def _null_genes_test(
@@ -258,12 +283,16 @@ def _null_genes_test(
 )->pd.DataFrame: # rows counts, denoised: share of the null genes that differ; nominal 0.05
     "Genes that know of no type must not differ between types (Andrews & Hemberg 2018)."
     a, dealt = _with_null_genes(adata, share, seed, layer)
-    null = dealt & (np.asarray((a.X > 0).sum(0)).ravel() >= 10)             # with a handful of molecules no test can say anything
+    # with a handful of molecules no test can say anything
+    null = dealt & (np.asarray((a.X > 0).sum(0)).ravel() >= 10)
     first, second = pd.Series(np.asarray(groups)).value_counts().index[:2]
     one, other = (np.asarray(groups) == g for g in (first, second))
-    t = totals(a.X[:, ~dealt])[:, None]                                # the depth that the null genes were dealt by; no log, whose mean depends on depth
-    test = lambda M: _differing((M.toarray() if sp.issparse(M) else np.asarray(M))[:, null] / np.maximum(t, 1e-30), one, other)
-    return pd.DataFrame([dict(what="counts", differ=test(a.X), genes=int(null.sum())), dict(what="denoised", differ=test(denoise(a)), genes=int(null.sum()))])
+    # the depth that the null genes were dealt by; no log, whose mean depends on depth
+    t = totals(a.X[:, ~dealt])[:, None]
+    test = lambda M: _differing((M.toarray() if sp.issparse(M) else np.asarray(M))[:,
+            null] / np.maximum(t, 1e-30), one, other)
+    return pd.DataFrame([dict(what="counts", differ=test(a.X), genes=int(null.sum())),
+            dict(what="denoised", differ=test(denoise(a)), genes=int(null.sum()))])
 
 # %% ../nbs/analysis/denoising_audit.ipynb #16f8c13e
 def _cluster_means(
@@ -278,12 +307,14 @@ def _cluster_means(
 
 # %% ../nbs/analysis/denoising_audit.ipynb #5c20d7c2
 def fitted_theta(x, mean)->np.ndarray: # counts, CSC; expected, dense; -> (genes,)
-    "Inverse dispersion of each gene by maximum likelihood: the best of a grid, refined by a parabola in log theta."
+    """Inverse dispersion of each gene by maximum likelihood: the best of a grid, refined by a
+    parabola in log theta."""
     from scipy.special import gammaln
     gene, grid = np.repeat(np.arange(x.shape[1]), np.diff(x.indptr)), np.geomspace(.01, 1e4, 25)
     at = mean[x.indices, gene]
     def loglik(t):
-        own = np.bincount(gene, gammaln(x.data + t) - gammaln(t) - x.data * np.log(at + t), x.shape[1])
+        own = np.bincount(gene,
+            gammaln(x.data + t) - gammaln(t) - x.data * np.log(at + t), x.shape[1])
         return own - t * np.log1p(mean / t).sum(0)
     L = np.stack([loglik(t) for t in grid])
     i, g = np.clip(L.argmax(0), 1, len(grid) - 2), np.arange(x.shape[1])
@@ -302,20 +333,27 @@ def zero_inflation(
     from scipy.stats import norm
     x, mean = X.tocsc().astype(float), np.maximum(mean, 1e-12)
     gene, theta = np.repeat(np.arange(x.shape[1]), np.diff(x.indptr)), fitted_theta(x, mean)
-    log_p0, u = -theta * np.log1p(mean / theta), mean / (theta + mean) - np.log1p(mean / theta)      # u: score of theta at a zero
+    # u: score of theta at a zero
+    log_p0, u = -theta * np.log1p(mean / theta), mean / (theta + mean) - np.log1p(mean / theta)
     at, t = mean[x.indices, gene], theta[gene]
     score = digamma(x.data + t) - digamma(t) + u[x.indices, gene] - x.data / (t + at)
     info = (u ** 2).sum(0) + np.bincount(gene, score ** 2 - u[x.indices, gene] ** 2, x.shape[1])
-    over = np.asarray((x.multiply(x) - x).sum(0)).ravel() - 2 * np.bincount(gene, x.data * at, x.shape[1]) + (mean ** 2).sum(0)      # mean 0 under Poisson (Cameron & Trivedi 1990)
+    # mean 0 under Poisson (Cameron & Trivedi 1990)
+    over = np.asarray((x.multiply(x) - x).sum(0)).ravel() - 2 * np.bincount(gene, x.data * at,
+        x.shape[1]) + (mean ** 2).sum(0)
     p0, inverse = np.exp(log_p0).sum(0), np.exp(-log_p0)
-    var = (inverse - 1).sum(0) - (mean / (1 + mean / theta)).sum(0) - u.sum(0) ** 2 / np.maximum(info, 1e-30)
+    var = (inverse - 1).sum(0) - (mean / (1 + mean / theta)).sum(
+        0) - u.sum(0) ** 2 / np.maximum(info, 1e-30)
     excess = inverse.sum(0) - np.bincount(gene, inverse[x.indices, gene], x.shape[1]) - len(mean)
     ok = (p0 >= 5) & (var > 1e-6) & (np.diff(x.indptr) > 0)
     z = np.where(ok, excess / np.sqrt(np.where(ok, var, 1)), np.nan)
-    return pd.DataFrame(dict(zeros=1 - np.diff(x.indptr) / x.shape[0], expected=p0 / len(mean), theta=theta, overdispersed=over / np.sqrt(2 * (mean ** 2).sum(0)), z=z, p=np.where(ok, norm.sf(z), np.nan)))
+    return pd.DataFrame(dict(zeros=1 - np.diff(x.indptr) / x.shape[0], expected=p0 / len(mean),
+            theta=theta, overdispersed=over / np.sqrt(2 * (mean ** 2).sum(0)), z=z,
+            p=np.where(ok, norm.sf(z), np.nan)))
 
 # %% ../nbs/analysis/denoising_audit.ipynb #f3a13bfb
-def _significant(p, level:float=0.05): # p-values, NaN left out -> share, at this false discovery rate
+# p-values, NaN left out -> share, at this false discovery rate
+def _significant(p, level:float=0.05):
     "Share of the tests that hold at a false discovery rate (Benjamini & Hochberg 1995)."
     p = np.sort(np.asarray(p, float)[~np.isnan(p)])
     if not len(p): return float("nan")
@@ -337,7 +375,8 @@ class Audit:
     def _loss(self, method): return float(self.loss.loc[self.loss.method == method, "loss"].min())
     @property
     def gains(self):
-        "How far the loss lies below that of the gene means: of the method, and of the neighbours at their best k."
+        """How far the loss lies below that of the gene means: of the method, and of the
+        neighbours at their best k."""
         return {m: self._loss("gene mean") - self._loss(m) for m in (self.method, "neighbours")}
     @property
     def predicts(self): return self.gains[self.method] > max(0, self.gains["neighbours"])
@@ -348,12 +387,15 @@ class Audit:
     @property
     def overdispersed(self): return float((self.zeros.overdispersed.dropna() > 1.645).mean())
     @property
-    def likelihood(self): return "zinb" if self.inflated_zeros > .2 else "nb" if self.overdispersed > .1 else "poisson"
+    def likelihood(self):
+        return ("zinb" if self.inflated_zeros > .2 else "nb"
+            if self.overdispersed > .1 else "poisson")
 
 # %% ../nbs/analysis/denoising_audit.ipynb #6f3cb72a
 def _percent(v):
     "A share in words."
-    return "not tested" if np.isnan(v) else "none" if v == 0 else f"{v:.0%}" if v >= .01 else "less than 1%"
+    return ("not tested" if np.isnan(v) else "none" if v == 0 else f"{v:.0%}"
+        if v >= .01 else "less than 1%")
 
 # %% ../nbs/analysis/denoising_audit.ipynb #76fb7ddf
 def verdict(self)->list: # of sentences
@@ -361,23 +403,43 @@ def verdict(self)->list: # of sentences
     g, h, n = self.gains, self.halves.set_index("what"), self.nulls.set_index("what")
     best = self.loss[self.loss.method == "neighbours"].sort_values("loss").k.iloc[0]
     ratio = g[self.method] / g["neighbours"] if g["neighbours"] > 0 else np.inf
-    first = (f"Held-out molecules: {self.method} predicts them better than averaging over the best number of neighbours ({best:.0f}) does" if self.predicts else
-             f"Held-out molecules: averaging over {best:.0f} neighbours predicts them at least as well as {self.method} does") if g[self.method] > 0 else f"Held-out molecules: {self.method} predicts them no better than the genes' means do"
-    if 0 < ratio < np.inf and g[self.method] > 0: first += f"; beyond the genes' means it gains {ratio:.2f} times as much"
+    first = ((f"Held-out molecules: {self.method} predicts them better than averaging over the "
+            f"best number of neighbours ({best:.0f}) does" if self.predicts
+            else f"Held-out molecules: averaging over {best:.0f} neighbours predicts them "
+            f"at least as well as {self.method} does") if g[self.method] > 0
+        else f"Held-out molecules: {self.method} predicts them no better than the genes' means do")
+    if 0 < ratio < np.inf and g[self.method] > 0:
+        first += f"; beyond the genes' means it gains {ratio:.2f} times as much"
     out = [first + "."]
-    out.append(f"Correlations: {_percent(self.beyond)} of {len(self.pairs):,} pairs of genes lie beyond what their counts allow" + ("; do not read correlations from the denoised matrix." if self.beyond > .1 else "; chance alone would give 2%."))
-    apart, null, bare = float(h["mean"]["denoised apart"]), float(n.differ["denoised"]), float(n.differ["counts"])
-    says = [f"{_percent(null)} do between two clusters after denoising ({_percent(bare)} by the counts)"] * (null == null) + [f"{_percent(apart)} between random halves that were denoised apart"] * (apart == apart)
-    out.append(f"Differences: of genes that cannot differ, {', and '.join(says)}; 5% is the level" + ("." if max(v for v in (null, apart) if v == v) < .1 else ". Test on the counts.") if says else "Differences: not tested, since no cluster is large enough.")
-    out.append(f"Zeros: {_percent(self.inflated_zeros)} of the genes have more than a negative binomial expects, {_percent(self.overdispersed)} are more variable than Poisson counts; the likelihood that these counts ask for is {self.likelihood}.")
+    out.append(f"Correlations: {_percent(self.beyond)} of {len(self.pairs):,} pairs of genes lie "
+        f"beyond what their counts allow" + ("; do not read correlations from the denoised matrix."
+            if self.beyond > .1 else "; chance alone would give 2%."))
+    apart, null, bare = (float(h["mean"]["denoised apart"]),
+        float(n.differ["denoised"]), float(n.differ["counts"]))
+    says = [f"{_percent(null)} do between two clusters after denoising ({_percent(bare)} by "
+        f"the counts)"] * (null == null) + [
+        f"{_percent(apart)} between random halves that were denoised apart"] * (apart == apart)
+    out.append(f"Differences: of genes that cannot differ, {', and '.join(says)}; 5% is the level"
+        + ("." if max(v for v in (null, apart) if v == v) < .1 else ". Test on the counts.") if says
+        else "Differences: not tested, since no cluster is large enough.")
+    out.append(f"Zeros: {_percent(self.inflated_zeros)} of the genes have more than a negative "
+        f"binomial expects, {_percent(self.overdispersed)} are more variable than Poisson counts; "
+        f"the likelihood that these counts ask for is {self.likelihood}.")
     return out + [_uses(self)]
 
 def _uses(a:Audit)->str:
     "Denoise for what, and for what not."
-    good = ["pictures of single genes on a map", "gene profiles of cells and groups"] if a.gains[a.method] > 0 else []
-    bad = [w for w, is_bad in (("tests for differences", not np.nanmax([0, a.nulls.differ.iloc[-1], a.halves["mean"].iloc[-1]]) <= .1), ("correlations between genes", a.beyond > .1), ("filling in single zeros as dropout", a.inflated_zeros < .2)) if is_bad]
-    if not good: return "In short: do not denoise these counts with this model; it knows no more than the genes' means."
-    return f"In short: denoise for {' and '.join(good)}" + (f"; not for {', nor for '.join(bad)}." if bad else ".")
+    good = ["pictures of single genes on a map",
+        "gene profiles of cells and groups"] if a.gains[a.method] > 0 else []
+    bad = [w for w, is_bad in (("tests for differences",
+                not np.nanmax([0, a.nulls.differ.iloc[-1], a.halves["mean"].iloc[-1]]) <= .1),
+            ("correlations between genes", a.beyond > .1),
+            ("filling in single zeros as dropout", a.inflated_zeros < .2)) if is_bad]
+    if not good:
+        return ("In short: do not denoise these counts with this model; it knows "
+            "no more than the genes' means.")
+    return f"In short: denoise for {' and '.join(good)}" + (
+        f"; not for {', nor for '.join(bad)}." if bad else ".")
 
 Audit.verdict = verdict
 
@@ -393,22 +455,32 @@ def audit_of(
     "Ask the four questions of a data set and a denoiser."
     import anndata
     from scnb.metrics import baseline
-    if groups is not None and len(groups) != adata.n_obs: raise InputError(f"{len(groups)} groups for {adata.n_obs} cells: give one per cell")
-    if adata.n_obs < 40: raise InputError(f"{adata.n_obs} cells are too few for an audit: its halves and intervals need at least 40")
+    if groups is not None and len(groups) != adata.n_obs:
+        raise InputError(f"{len(groups)} groups for {adata.n_obs} cells: give one per cell")
+    if adata.n_obs < 40:
+        raise InputError(f"{adata.n_obs} cells are too few for an audit: "
+            f"its halves and intervals need at least 40")
     order = canonical_order(adata, layer)
     X = counts_of(adata, layer)[order].astype(np.float64)
     if (m := totals(X)).min() == 0: order, X = order[m > 0], X[m > 0]
-    a = anndata.AnnData(X.astype(np.float32), obs=adata.obs.iloc[order][[]].copy(), var=adata.var[[]].copy())
+    a = anndata.AnnData(X.astype(np.float32),
+        obs=adata.obs.iloc[order][[]].copy(), var=adata.var[[]].copy())
     a = a[:, np.asarray(X.sum(0)).ravel() > 0].copy(); X = a.X.tocsr().astype(np.float64)
-    groups = baseline(a, seed=seed)["pca_leiden"]["labels"] if groups is None else pd.Series(np.asarray(groups, dtype=object)[order]).fillna("without a group").to_numpy()
+    groups = baseline(a, seed=seed)["pca_leiden"]["labels"] if groups is None else pd.Series(
+        np.asarray(groups, dtype=object)[order]).fillna("without a group").to_numpy()
     sizes = pd.Series(groups).value_counts()
-    none = dict(halves=pd.DataFrame([dict(what=w, mean=np.nan, least=np.nan, most=np.nan, splits=0) for w in ("counts", "denoised together", "denoised apart")]), nulls=pd.DataFrame(dict(what=["counts", "denoised"], differ=[np.nan, np.nan], genes=0)))
+    none = dict(halves=pd.DataFrame([dict(what=w, mean=np.nan, least=np.nan, most=np.nan, splits=0)
+                for w in ("counts", "denoised together", "denoised apart")]),
+        nulls=pd.DataFrame(dict(what=["counts", "denoised"], differ=[np.nan, np.nan], genes=0)))
     t = totals(X); genes = _well_measured(X, t / np.median(t))
     whole = np.asarray(denoise(a))
-    return Audit(loss=molecular_cv(a, {method: denoise}, seed=seed), pairs=agreement(X, (whole / np.maximum(whole.sum(1, keepdims=True), 1e-30))[:, genes], genes, a.var_names, seed=seed),
-                 halves=_halves_test(a[groups == sizes.index[0]].copy(), denoise, seed=seed) if sizes.iloc[0] >= 40 else none["halves"],
-                 nulls=_null_genes_test(a, groups, denoise, seed=seed) if len(sizes) > 1 and sizes.iloc[1] >= 10 else none["nulls"],
-                 zeros=zero_inflation(X, _cluster_means(X, groups)).set_axis(a.var_names), method=method, settings=settings or {})
+    return Audit(loss=molecular_cv(a, {method: denoise}, seed=seed), pairs=agreement(X,
+            (whole / np.maximum(whole.sum(1, keepdims=True), 1e-30))[:, genes], genes, a.var_names,
+            seed=seed), halves=_halves_test(a[groups == sizes.index[0]].copy(), denoise, seed=seed)
+        if sizes.iloc[0] >= 40 else none["halves"], nulls=_null_genes_test(a, groups,
+            denoise, seed=seed) if len(sizes) > 1 and sizes.iloc[1] >= 10 else none["nulls"],
+        zeros=zero_inflation(X, _cluster_means(X, groups)).set_axis(a.var_names),
+        method=method, settings=settings or {})
 
 # %% ../nbs/analysis/denoising_audit.ipynb #ba26e52d
 @patch

@@ -16,44 +16,62 @@ from .counts import InputError
 class Outputs:
     "Files and folders to be written: checked first, renamed into place last."
     def __init__(self, overwrite=False, inputs=()):
-        self.overwrite, self.inputs, self.paths, self.folders = overwrite, [Path(p).resolve() for p in inputs], {}, set()
+        self.overwrite, self.inputs, self.paths, self.folders = (overwrite,
+            [Path(p).resolve() for p in inputs], {}, set())
 
     def add(self, name, path, folder=False):
         "Plan to write `path`, which messages call `name`."
         path, here = Path(path), Path(path).parent
-        if not here.is_dir(): raise InputError(f"{name} {path}: the folder {here} does not exist; make it first, or name another")
+        if not here.is_dir():
+            raise InputError(
+                f"{name} {path}: the folder {here} does not exist; make it first, or name another")
         self._check_place(name, path, folder)
-        for other, p in self.paths.items(): self._check_apart(name, path.resolve(), other, p.resolve())
+        for other, p in self.paths.items():
+            self._check_apart(name, path.resolve(), other, p.resolve())
         self.paths[name] = path
         if folder: self.folders.add(name)
         return self
 
     def part(self, name):
         "Where to write `name` until the block ends."
-        p = self.paths[name].resolve()                          # what a link points to, so that the link stays
+        # what a link points to, so that the link stays
+        p = self.paths[name].resolve()
         return p.with_name(f".{os.getpid()}{_host()}.part-{p.name}")
 
 # %% ../nbs/foundations/files.ipynb #6cfa73e9
 def _host():
-    "This machine's name as a part of a file name; on a shared disk, process numbers say nothing without it."
+    """This machine's name as a part of a file name; on a shared disk, process numbers say
+    nothing without it."""
     import re, socket
     return f"@{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())[:60]}"
 
 # %% ../nbs/foundations/files.ipynb #05d56b2d
 def _check_place(self, name, path, folder):
     "Can `path` be written without harm?"
-    if path.resolve() in self.inputs: raise InputError(f"{name} {path}: this is the input itself; name another file")
-    if path.is_dir() and not folder: raise InputError(f"{name} {path}: this is a folder; name a file in it")
-    if path.exists() and not (path.is_file() or path.is_dir()): raise InputError(f"{name} {path}: this is no ordinary file; name another")
-    if os.path.lexists(path) and not self.overwrite: raise InputError(f"{name} {path}: it is there already; --overwrite replaces it, or name another")
-    if folder and os.path.lexists(path) and not (path.is_dir() and ((path/"model.json").is_file() or not any(path.iterdir()))):
-        raise InputError(f"{name} {path}: it is there and holds no saved model, so it will not be replaced; name another folder")
-    if not os.access(path.parent, os.W_OK): raise InputError(f"{name} {path}: no right to write into the folder {path.parent}; name another")
+    if path.resolve() in self.inputs:
+        raise InputError(f"{name} {path}: this is the input itself; name another file")
+    if path.is_dir() and not folder:
+        raise InputError(f"{name} {path}: this is a folder; name a file in it")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{name} {path}: this is no ordinary file; name another")
+    if os.path.lexists(path) and not self.overwrite:
+        raise InputError(
+            f"{name} {path}: it is there already; --overwrite replaces it, or name another")
+    if (folder and os.path.lexists(path)
+            and not (path.is_dir() and ((path/"model.json").is_file() or not any(path.iterdir())))):
+        raise InputError(f"{name} {path}: it is there and holds no saved model, so it will not be "
+            f"replaced; name another folder")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"{name} {path}: no right to write into the folder {path.parent}; name another")
 
 def _check_apart(self, name, path, other, taken):
     "Two outputs must not share a place."
-    if path == taken: raise InputError(f"{name} and {other} are the same place, {self.paths[other]}; name two")
-    if taken in path.parents or path in taken.parents: raise InputError(f"{name} and {other} lie one inside the other, {path} and {taken}; keep them apart")
+    if path == taken:
+        raise InputError(f"{name} and {other} are the same place, {self.paths[other]}; name two")
+    if taken in path.parents or path in taken.parents:
+        raise InputError(
+            f"{name} and {other} lie one inside the other, {path} and {taken}; keep them apart")
 
 Outputs._check_place, Outputs._check_apart = _check_place, _check_apart
 
@@ -68,7 +86,8 @@ def _left_behind(path):
     "Temporary files for `path` of processes of this machine that are no more."
     import re
     name = re.compile(rf"[.]+([0-9]+){re.escape(_host())}[.]part-{re.escape(path.name)}([-.].*)?")
-    return [p for p in path.parent.iterdir() if (m := name.fullmatch(p.name)) and not _alive(int(m[1]))]
+    return [p for p in path.parent.iterdir() if (m := name.fullmatch(p.name))
+        and not _alive(int(m[1]))]
 
 def _alive(pid):
     "Whether another process of this number is there."
@@ -80,7 +99,9 @@ def _alive(pid):
 def _enter(self):
     for path in self.paths.values():
         for old in _left_behind(path.resolve()):
-            if old.name.endswith("-old") and not path.resolve().exists(): os.rename(old, path.resolve()) # it was killed between two renames
+            # it was killed between two renames
+            if old.name.endswith("-old") and not path.resolve().exists():
+                os.rename(old, path.resolve())
             else: _discard(old)
     return self
 
@@ -91,7 +112,8 @@ def _exit(self, kind, error, trace):
             for name, path in self.paths.items():
                 part = self.part(name)
                 if not part.exists(): continue
-                if name in self.folders: put_folder(part, path) # a folder cannot be renamed onto a full one
+                # a folder cannot be renamed onto a full one
+                if name in self.folders: put_folder(part, path)
                 else: os.replace(part, path.resolve())
     finally:
         for name in self.paths: _discard(self.part(name))
@@ -108,7 +130,8 @@ def write_tensors(
     from safetensors.torch import save_file
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata={"scnb": json.dumps(meta)})
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+        part, metadata={"scnb": json.dumps(meta)})
     with open(part, "rb") as f: os.fsync(f.fileno())
     os.replace(part, path)
 
@@ -116,15 +139,18 @@ def read_tensors(path): # -> tensors by name, metadata
     "Read a file from `write_tensors`."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
-    except (SafetensorError, KeyError, ValueError, OSError) as e: raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
+        with safe_open(path, "pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["scnb"])
+    except (SafetensorError, KeyError, ValueError, OSError) as e:
+        raise InputError(f"{path} is not a file that scnb wrote, or is damaged ({e})") from None
 
 # %% ../nbs/foundations/files.ipynb #04b7b9c9
 def put_folder(part, path):
     "Rename the folder `part` to `path`; one that is there is moved aside first and removed last."
     umask = os.umask(0); os.umask(umask)
     os.chmod(part, 0o777 & ~umask)                       # a temporary folder is its owner's alone
-    path, old = Path(path).resolve(), Path(f"{part}-old") # what a link points to, so that the link stays
+    # what a link points to, so that the link stays
+    path, old = Path(path).resolve(), Path(f"{part}-old")
     if path.exists(): os.rename(path, old)
     try: os.rename(part, path)
     except OSError:

@@ -35,8 +35,10 @@ def per_cell(
     "What quality control looks at."
     X, mt = counts_of(adata, layer), mitochondrial(adata.var_names)
     n = np.asarray(X.sum(1, dtype=np.float64)).ravel()
-    share = np.asarray(X[:, np.flatnonzero(mt)].sum(1, dtype=np.float64)).ravel() / np.where(n > 0, n, np.nan) if mt.any() else np.full(len(n), np.nan)
-    return pd.DataFrame(dict(counts=n, genes=np.asarray((X > 0).sum(1)).ravel(), mitochondrial=share))
+    share = np.asarray(X[:, np.flatnonzero(mt)].sum(1, dtype=np.float64)).ravel() / np.where(n > 0,
+        n, np.nan) if mt.any() else np.full(len(n), np.nan)
+    return pd.DataFrame(dict(counts=n,
+            genes=np.asarray((X > 0).sum(1)).ravel(), mitochondrial=share))
 
 # %% ../nbs/analysis/html.ipynb #0f244efe
 _FAR = 5       # median absolute deviations
@@ -59,9 +61,13 @@ def quality_by_cluster(
 )->pd.DataFrame: # one row per cluster: cells, medians
     "The same numbers for each cluster."
     g = q.groupby(np.asarray(codes))
-    t = pd.DataFrame({"cluster": g.size().index, "cells": g.size().to_numpy(), "median counts": g["counts"].median().round().astype(int).to_numpy(), "median genes": g["genes"].median().round().astype(int).to_numpy()})
-    if q["mitochondrial"].notna().any(): t["mitochondrial"] = [f"{v:.1%}" for v in g["mitochondrial"].median()]
-    return t.assign(**{"far from the rest": _far_from_rest(q).any(axis=1).groupby(np.asarray(codes)).sum().to_numpy()})
+    t = pd.DataFrame({"cluster": g.size().index, "cells": g.size().to_numpy(),
+            "median counts": g["counts"].median().round().astype(int).to_numpy(),
+            "median genes": g["genes"].median().round().astype(int).to_numpy()})
+    if q["mitochondrial"].notna().any():
+        t["mitochondrial"] = [f"{v:.1%}" for v in g["mitochondrial"].median()]
+    return t.assign(**{"far from the rest": _far_from_rest(q).any(axis=1)
+            .groupby(np.asarray(codes)).sum().to_numpy()})
 
 def quality_sentences(
     q, codes, n_mitochondrial, # from `per_cell`; (cells,) clusters; how many such genes there are
@@ -69,12 +75,22 @@ def quality_sentences(
     "What quality control shows."
     some, far = q[q["counts"] > 0], _far_from_rest(q).any(axis=1)
     low, high = some["counts"].quantile([.25, .75])
-    said = [f"The median cell has {some['counts'].median():,.0f} counts of {some['genes'].median():,.0f} genes; the middle half of the cells have {low:,.0f} to {high:,.0f} counts."]
-    said.append(f"{n_mitochondrial} mitochondrial gene{'s make' if n_mitochondrial != 1 else ' makes'} up {some['mitochondrial'].median():.1%} of the median cell, and over 20% of {(some['mitochondrial'] > .2).sum():,} cells." if n_mitochondrial else
-                "No gene's name begins with MT-, so broken cells cannot be told by their mitochondrial share.")
-    said.append(f"{far.sum():,} cells ({far.mean():.1%}) lie far from the rest in one of these numbers, by more than {_FAR} median absolute deviations. Nothing was removed." if far.any() else "No cell lies far from the rest in any of these numbers.")
+    said = [f"The median cell has {some['counts'].median():,.0f} counts "
+        f"of {some['genes'].median():,.0f} genes; the middle half of the cells have "
+        f"{low:,.0f} to {high:,.0f} counts."]
+    said.append(
+        f"{n_mitochondrial} mitochondrial gene{'s make' if n_mitochondrial != 1 else ' makes'} up "
+        f"{some['mitochondrial'].median():.1%} of the median cell, and over 20% of "
+        f"{(some['mitochondrial'] > .2).sum():,} cells." if n_mitochondrial else "No gene's name "
+        "begins with MT-, so broken cells cannot be told by their mitochondrial share.")
+    said.append(f"{far.sum():,} cells ({far.mean():.1%}) lie far from the rest in one of these "
+        f"numbers, by more than {_FAR} median absolute deviations. Nothing was removed."
+        if far.any() else "No cell lies far from the rest in any of these numbers.")
     odd = [str(c) for c, v in far.groupby(np.asarray(codes)).mean().items() if v > .5]
-    if odd: said.append(f"Most cells of cluster {', '.join(odd)} lie far from the rest: look for broken cells, debris or doublets before naming it; some cells are simply small or large.")
+    if odd:
+        said.append(
+            f"Most cells of cluster {', '.join(odd)} lie far from the rest: look for broken cells, "
+            f"debris or doublets before naming it; some cells are simply small or large.")
     return said
 
 # %% ../nbs/analysis/html.ipynb #faab70f2
@@ -88,30 +104,41 @@ def _histogram(
     v = pd.Series(values).dropna().to_numpy(float)
     v = v[v > 0] if log else v
     v = v if len(v) else np.ones(1)
-    edges = np.geomspace(v.min(), max(v.max(), 1.1 * v.min()), 41) if log else np.linspace(min(v.min(), 0), max(v.max(), 1e-3), 41)
+    edges = np.geomspace(v.min(), max(v.max(), 1.1 * v.min()),
+        41) if log else np.linspace(min(v.min(), 0), max(v.max(), 1e-3), 41)
     with plot.style():
         ax = plot.new_axes(None, (3.9, 2.6))
         ax.hist(v, edges, color=plot.PALETTE[4])
-        ax.axvline(np.median(v), color=plot.INK, lw=1, ls=":", label=f"median {np.median(v):.1%}" if percent else f"median {np.median(v):,.0f}")
+        ax.axvline(np.median(v), color=plot.INK, lw=1, ls=":",
+            label=f"median {np.median(v):.1%}" if percent else f"median {np.median(v):,.0f}")
         if log:
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}")); ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
         if percent: ax.xaxis.set_major_formatter(PercentFormatter(1))
-        ax.set_ylim(top=1.3 * ax.get_ylim()[1]); ax.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
+        ax.set_ylim(top=1.3 * ax.get_ylim()[1])
+        ax.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
         return plot._finish(ax, None, xlabel, "cells")
 
 def quality_figures(q): # from `per_cell` -> list of Figure
     "Counts, genes and mitochondrial share."
-    out = [figure("counts per cell", "Histogram of the counts per cell, on a logarithmic axis", _histogram(q["counts"], "counts per cell", log=True)),
-           figure("genes per cell", "Histogram of the number of genes found in a cell, on a logarithmic axis", _histogram(q["genes"], "genes per cell", log=True))]
+    out = [figure("counts per cell", "Histogram of the counts per cell, on a logarithmic axis",
+            _histogram(q["counts"], "counts per cell", log=True)), figure("genes per cell",
+            "Histogram of the number of genes found in a cell, on a logarithmic axis",
+            _histogram(q["genes"], "genes per cell", log=True))]
     if q["mitochondrial"].isna().all(): return out
-    return [*out, figure("mitochondrial share", "Histogram of the mitochondrial share of a cell's counts", _histogram(q["mitochondrial"], "mitochondrial share of the counts", percent=True))]
+    return [*out,
+        figure("mitochondrial share", "Histogram of the mitochondrial share of a cell's counts",
+            _histogram(q["mitochondrial"], "mitochondrial share of the counts", percent=True))]
 
 # %% ../nbs/analysis/html.ipynb #acb60771
 @dataclass
 class Markers:
     "The genes that describe clusters."
-    table: pd.DataFrame  # one row per cluster and gene: auc, fold (log2 ratio of means), here, elsewhere (share of cells with the gene)
+    # one row per cluster and gene: auc, fold (log2 ratio of means), here, elsewhere (share of cells
+    # with the gene)
+    table: pd.DataFrame
     genes: list          # those that are drawn
     share: np.ndarray    # (genes drawn, clusters): share of cells with the gene
     mean: np.ndarray     # (genes drawn, clusters): mean log-normalised expression
@@ -121,8 +148,10 @@ def _per_cluster(e): # AnnData from `expression` -> shares, means (clusters, gen
     group = e.obs["cluster"].astype(int).to_numpy()
     known = np.unique(group)
     rows = [e.X[group == c] for c in known]
-    stack = lambda f: np.stack([np.asarray(f(r)).ravel() for r in rows]) if rows else np.zeros((0, e.n_vars))
-    return stack(lambda r: (r > 0).mean(0)), stack(lambda r: r.mean(0)), np.array([r.shape[0] for r in rows]), known
+    stack = (lambda f: np.stack([np.asarray(f(r)).ravel() for r in rows])
+        if rows else np.zeros((0, e.n_vars)))
+    return (stack(lambda r: (r > 0).mean(0)), stack(lambda r: r.mean(0)),
+        np.array([r.shape[0] for r in rows]), known)
 
 # %% ../nbs/analysis/html.ipynb #e4dee62f
 def markers(
@@ -139,11 +168,13 @@ def markers(
     rows, at = [], {c: i for i, c in enumerate(known)}
     for c in sorted(best):
         i = at[c]; rest = (size @ share - size[i] * share[i]) / max(size.sum() - size[i], 1)
-        rows += [dict(cluster=c, gene=names[g], auc=auc, fold=fold, here=share[i, g], elsewhere=rest[g]) for g, auc, fold in best[c].itertuples(index=False)]
+        rows += [dict(cluster=c, gene=names[g], auc=auc, fold=fold, here=share[i, g],
+                elsewhere=rest[g]) for g, auc, fold in best[c].itertuples(index=False)]
     each = max(1, min(3, drawn // max(len(best), 1)))
     pick = list(dict.fromkeys(g for c in sorted(best) for g in best[c]["gene"].head(each)))[:drawn]
     table = pd.DataFrame(rows, columns=["cluster", "gene", "auc", "fold", "here", "elsewhere"])
-    return Markers(table, [names[g] for g in pick], share[:, pick].T, mean[:, pick].T, [str(c) for c in known])
+    return Markers(table, [names[g] for g in pick],
+        share[:, pick].T, mean[:, pick].T, [str(c) for c in known])
 
 # %% ../nbs/analysis/html.ipynb #8311bcd3
 def dots(
@@ -155,12 +186,20 @@ def dots(
     scaled = m.mean / np.maximum(m.mean.max(1, keepdims=True), 1e-12)
     with plot.style():
         ax = plot.new_axes(None, (1.9 + .27 * max(k, 3), .8 + .2 * n))
-        points = ax.scatter(x, y, s=90 * m.share, c=scaled, cmap="Blues", vmin=0, vmax=1, edgecolors="#777777", linewidths=.4)
-        ax.set_yticks(range(n), [plot._text(g, 20) for g in m.genes]); ax.set_xticks(range(k), m.clusters, fontsize=8)
+        points = ax.scatter(x, y, s=90 * m.share, c=scaled, cmap="Blues", vmin=0,
+            vmax=1, edgecolors="#777777", linewidths=.4)
+        ax.set_yticks(range(n), [plot._text(g, 20) for g in m.genes])
+        ax.set_xticks(range(k), m.clusters, fontsize=8)
         ax.set_xlim(-.7, k - .3); ax.set_ylim(n - .3, -.7); ax.tick_params(length=0)
-        bar = ax.figure.colorbar(points, ax=ax, shrink=min(1, 12 / max(n, 12)), pad=.05, anchor=(0, 1), label="mean, largest = 1"); bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
-        handles = [ax.scatter([], [], s=90 * s, c="#999999", label=f"{s:.0%}") for s in (.25, .5, 1)]
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(.5, -.45 / (.8 + .2 * n) - .02), ncols=3, title="share of cells with the gene", title_fontsize=8, handletextpad=.1)
+        bar = ax.figure.colorbar(points, ax=ax, shrink=min(1, 12 / max(n, 12)),
+            pad=.05, anchor=(0, 1), label="mean, largest = 1")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8)
+        handles = [ax.scatter([], [], s=90 * s, c="#999999", label=f"{s:.0%}")
+            for s in (.25, .5, 1)]
+        ax.legend(handles=handles, loc="upper center",
+            bbox_to_anchor=(.5, -.45 / (.8 + .2 * n) - .02), ncols=3,
+            title="share of cells with the gene", title_fontsize=8, handletextpad=.1)
         return plot._finish(ax, None, "cluster", "")
 
 # %% ../nbs/analysis/html.ipynb #0069651e
@@ -174,8 +213,10 @@ def quick_audit(
     "The four questions about denoising, on a part of the data."
     from scnb.dca import audit
     n = int((np.asarray(counts_of(adata, layer).sum(1)).ravel() > 0).sum())
-    if n < 40: return f"Not judged: {n} cells with counts are too few for it; at least 40 are needed."
-    return audit(adata, groups=np.asarray(codes).astype(str), layer=layer, seed=seed, n_top_genes=_AUDITED, max_cells=_AUDITED, **fit)
+    if n < 40:
+        return f"Not judged: {n} cells with counts are too few for it; at least 40 are needed."
+    return audit(adata, groups=np.asarray(codes).astype(str), layer=layer, seed=seed,
+        n_top_genes=_AUDITED, max_cells=_AUDITED, **fit)
 
 def audit_figures(found): # Audit -> list of Figure
     "Its four panels, each a picture of its own."
@@ -184,7 +225,8 @@ def audit_figures(found): # Audit -> list of Figure
             ax = plot.new_axes(None, (4.4, 3.1))
             panel(found, ax)
         return ax
-    return [figure(what, what[:1].upper() + what[1:], drawn(panel)) for what, panel in plot.AUDIT_PANELS.items()]
+    return [figure(what, what[:1].upper() + what[1:], drawn(panel)) for what,
+        panel in plot.AUDIT_PANELS.items()]
 
 # %% ../nbs/analysis/html.ipynb #71e153ba
 def check_contrast(
@@ -194,10 +236,15 @@ def check_contrast(
 ): # the unfitted model, or None
     "An `InputError` for whatever can be wrong with the names."
     if condition_key is None and control is None: return None
-    if control is None: raise InputError(f"--condition-key {condition_key} needs --control CTRL: the level of that column for cells that were left alone")
-    if condition_key is None: raise InputError(f"--control {control} needs --condition-key C: the column of obs that says what was done to each cell")
+    if control is None:
+        raise InputError(f"--condition-key {condition_key} needs --control CTRL: the level of that "
+            f"column for cells that were left alone")
+    if condition_key is None:
+        raise InputError(f"--control {control} needs --condition-key C: the column "
+            f"of obs that says what was done to each cell")
     from scnb.contrastivevi import ContrastiveVI
-    model = ContrastiveVI(condition_key=condition_key, control=control, **({} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)))
+    model = ContrastiveVI(condition_key=condition_key, control=control,
+        **({} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)))
     if adata is not None: model._check_params(adata)
     return model
 
@@ -239,31 +286,50 @@ def contrast(
     "Fit, and ask what changed."
     model.fit(adata, layer=layer, seed=seed, **fit)
     groups, names = model._groups(adata).numpy(), list(model.group_names_)
-    effects = lambda cells, most, group=None: model.effects(adata, group, cells=_some_of(adata, cells, most, layer))
+    effects = (lambda cells, most,
+        group=None: model.effects(adata, group, cells=_some_of(adata, cells, most, layer)))
     rows = []
     for c in np.unique(codes):
         n, t = int(((codes == c) & (groups == 0)).sum()), (codes == c) & (groups > 0)
-        rows.append(dict(cluster=int(c), controls=n, targets=int(t.sum()), genes=top_genes_text(effects(t, _MOST_IN_CLUSTER)) if t.any() else ""))
-    each = [dict(group=g, cells=int((groups == i).sum()), genes=top_genes_text(effects(groups == i, _MOST_IN_CLUSTER, g))) for i, g in enumerate(names) if i and (groups == i).any()]
-    return Contrast(model.condition_key, str(model.control), names, groups, model.transform(adata), model.leakage(adata, seed=seed), effects(groups > 0, _MOST_TARGETS),
-                    pd.DataFrame(rows), pd.DataFrame(each if len(names) > 2 else [], columns=["group", "cells", "genes"]))
+        rows.append(dict(cluster=int(c), controls=n, targets=int(t.sum()),
+                genes=top_genes_text(effects(t, _MOST_IN_CLUSTER)) if t.any() else ""))
+    each = [dict(group=g, cells=int((groups == i).sum()),
+            genes=top_genes_text(effects(groups == i, _MOST_IN_CLUSTER, g))) for i,
+        g in enumerate(names) if i and (groups == i).any()]
+    return Contrast(model.condition_key, str(model.control), names, groups, model.transform(adata),
+        model.leakage(adata, seed=seed), effects(groups > 0, _MOST_TARGETS), pd.DataFrame(rows),
+        pd.DataFrame(each if len(names) > 2 else [], columns=["group", "cells", "genes"]))
 
 # %% ../nbs/analysis/html.ipynb #eb966455
 def leakage_table(k:Contrast)->pd.DataFrame:
     "What can be read from which space."
-    kinds = {"salient_condition": ("salient coordinates", "high: something changed"), "background_condition": ("background", "low: nothing of it is left here")}
-    return pd.DataFrame([{"read from": s, "AUC": k.leakage[n]["auc"], "permuted, 95 of 100 below": k.leakage[n]["null"], "hoped for": hope} for n, (s, hope) in kinds.items() if n in k.leakage])
+    kinds = {"salient_condition": ("salient coordinates", "high: something changed"),
+        "background_condition": ("background", "low: nothing of it is left here")}
+    return pd.DataFrame([{"read from": s, "AUC": k.leakage[n]["auc"],
+                "permuted, 95 of 100 below": k.leakage[n]["null"], "hoped for": hope} for n,
+            (s, hope) in kinds.items() if n in k.leakage])
 
 def contrast_sentences(k:Contrast)->list: # of sentences
     "What the condition changed, in words."
     seen, left = k.leakage["salient_condition"], k.leakage["background_condition"]
     n = int((k.groups == 0).sum())
-    said = [f"{len(k.groups) - n:,} cells in {len(k.names) - 1} target group{'s' * (len(k.names) > 2)} beside {n:,} controls."]
-    said.append(f"The condition can be read from the salient coordinates (AUC {seen['auc']:.2f}; permuted conditions stay below {seen['null']:.2f}): there is an effect. Most changed: {top_genes_text(k.effects, 5)} (log2 of the change)."
-                if seen["auc"] > seen["null"] else f"The condition cannot be read from the salient coordinates better than permuted conditions can (AUC {seen['auc']:.2f}, {seen['null']:.2f}): no effect was found, and the genes below are noise.")
-    if left["auc"] > left["null"]: said.append(f"Something of it can be read from the background as well (AUC {left['auc']:.2f}; permuted: below {left['null']:.2f}), so the changes below are too small rather than too large.")
-    one = [int(r.cluster) for r in k.within.itertuples() if r.controls + r.targets >= 20 and not .02 < r.controls / (r.controls + r.targets) < .98]
-    if one: said.append(f"Cluster {', '.join(map(str, one))}: nearly all cells are on one side. There the clustering followed the condition, or the sides do not have the same types.")
+    said = [f"{len(k.groups) - n:,} cells in {len(k.names) - 1} target "
+        f"group{'s' * (len(k.names) > 2)} beside {n:,} controls."]
+    said.append(f"The condition can be read from the salient coordinates (AUC {seen['auc']:.2f}; "
+        f"permuted conditions stay below {seen['null']:.2f}): there is an effect. Most changed: "
+        f"{top_genes_text(k.effects, 5)} (log2 of the change)." if seen["auc"] > seen["null"]
+        else f"The condition cannot be read from the salient coordinates better than permuted "
+        f"conditions can (AUC {seen['auc']:.2f}, {seen['null']:.2f}): no effect "
+        f"was found, and the genes below are noise.")
+    if left["auc"] > left["null"]:
+        said.append(f"Something of it can be read from the background as well (AUC "
+            f"{left['auc']:.2f}; permuted: below {left['null']:.2f}), so the changes below are too "
+            f"small rather than too large.")
+    one = [int(r.cluster) for r in k.within.itertuples() if r.controls + r.targets >= 20
+        and not .02 < r.controls / (r.controls + r.targets) < .98]
+    if one:
+        said.append(f"Cluster {', '.join(map(str, one))}: nearly all cells are on one side. There "
+            f"the clustering followed the condition, or the sides do not have the same types.")
     return said
 
 # %% ../nbs/analysis/html.ipynb #4d0499bf
@@ -274,16 +340,23 @@ def _effect_bars(
     t = k.effects.head(n)
     with plot.style():
         ax = plot.new_axes(None, (4.2, .7 + .18 * len(t)))
-        ax.barh(range(len(t)), t["log2_fold"], color=[plot.PALETTE[5] if v > 0 else plot.PALETTE[0] for v in t["log2_fold"]], height=.75)
-        ax.set_yticks(range(len(t)), [plot._text(g, 20) for g in t.index]); ax.invert_yaxis(); ax.axvline(0, color="#555555", lw=.8); ax.tick_params(axis="y", length=0)
+        ax.barh(range(len(t)), t["log2_fold"], color=[plot.PALETTE[5] if v > 0 else plot.PALETTE[0]
+                for v in t["log2_fold"]], height=.75)
+        ax.set_yticks(range(len(t)), [plot._text(g, 20) for g in t.index])
+        ax.invert_yaxis()
+        ax.axvline(0, color="#555555", lw=.8)
+        ax.tick_params(axis="y", length=0)
         return plot._finish(ax, None, "log2 of the change", "")
 
 def contrast_figures(k:Contrast, codes, seed=0): # -> list of Figure
     "Effects as bars; the salient map by condition and by cluster."
     xy, names = plot.umap(k.salient, seed=seed), pd.Categorical.from_codes(k.groups, k.names)
-    return [figure("salient coordinates: condition", "UMAP of the salient coordinates, cells coloured by condition", plot.embedding(xy, names, label=k.key)),
-            figure("salient coordinates: clusters", "UMAP of the salient coordinates, cells coloured by cluster", plot.embedding(xy, pd.Categorical(codes), label="cluster")),
-            figure("most changed genes", "Bars: log2 of the change of the genes that change most", _effect_bars(k))]
+    return [figure("salient coordinates: condition",
+            "UMAP of the salient coordinates, cells coloured by condition",
+            plot.embedding(xy, names, label=k.key)), figure("salient coordinates: clusters",
+            "UMAP of the salient coordinates, cells coloured by cluster", plot.embedding(xy,
+                pd.Categorical(codes), label="cluster")), figure("most changed genes",
+            "Bars: log2 of the change of the genes that change most", _effect_bars(k))]
 
 # %% ../nbs/analysis/html.ipynb #374f9677
 _LARGEST = 4_000_000      # bytes of a table inside the page
@@ -301,10 +374,14 @@ def download(
     table, # DataFrame; numbers are written to five digits
 )->_Download:
     "A table as a link that holds it."
-    short = table.apply(lambda c: c.map(lambda v: float(f"{v:.5g}")) if pd.api.types.is_float_dtype(c) else c)
+    short = table.apply(lambda c: c.map(lambda v: float(f"{v:.5g}"))
+        if pd.api.types.is_float_dtype(c) else c)
     text = short.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
-    size = f"{len(text) / 1e6:.1f} MB" if len(text) > 1e6 else f"{max(1, round(len(text) / 1e3))} kB"
-    return _Download(name, what, size, f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}" if len(text) <= _LARGEST else "")
+    size = (f"{len(text) / 1e6:.1f} MB" if len(text) > 1e6
+        else f"{max(1, round(len(text) / 1e3))} kB")
+    return _Download(name, what, size,
+        f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}"
+        if len(text) <= _LARGEST else "")
 
 # %% ../nbs/analysis/html.ipynb #c119b63b
 def contents(
@@ -350,7 +427,8 @@ def policy(
 )->str: # for <meta http-equiv="Content-Security-Policy">
     "What the page may do: show its own pictures and style, run this script, and nothing else."
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'")
 
 # %% ../nbs/analysis/html.ipynb #f8f1791e
 CSS = """
@@ -395,7 +473,8 @@ class Figure:
 
 def _pixels(pic): # -> its width on a screen
     "How broad a picture is."
-    return int.from_bytes(pic.data[16:20], "big") if pic.format == "png" else float(re.search(rb'<svg[^>]* width="([\d.]+)pt"', pic.data)[1]) * 4 / 3
+    return (int.from_bytes(pic.data[16:20], "big") if pic.format == "png"
+        else float(re.search(rb'<svg[^>]* width="([\d.]+)pt"', pic.data)[1]) * 4 / 3)
 
 def figure(
     title, alt, # texts
@@ -404,22 +483,29 @@ def figure(
     "A drawing as a data URI: PNG for point clouds, SVG for the rest."
     pic = plot.show(axes)
     kind = "image/png" if pic.format == "png" else "image/svg+xml"
-    return Figure(title, alt, f"data:{kind};base64,{base64.b64encode(pic.data).decode()}", _pixels(pic) > 520)
+    return Figure(title, alt,
+        f"data:{kind};base64,{base64.b64encode(pic.data).decode()}", _pixels(pic) > 520)
 
 def cells_of(table):
     "A table as strings: header and rows, numbers to three digits, missing ones empty."
-    show = lambda v: "" if pd.api.types.is_scalar(v) and pd.isna(v) else f"{v:.3f}" if isinstance(v, (float, np.floating)) else f"{v:,}" if isinstance(v, (int, np.integer)) and not isinstance(v, bool) else str(v)
-    return dict(head=[str(c) for c in table], rows=[[show(v) for v in r] for r in table.astype(object).itertuples(index=False)])
+    show = (lambda v: "" if pd.api.types.is_scalar(v) and pd.isna(v) else f"{v:.3f}"
+        if isinstance(v, (float, np.floating)) else f"{v:,}" if isinstance(v, (int, np.integer))
+        and not isinstance(v, bool) else str(v))
+    return dict(head=[str(c) for c in table],
+        rows=[[show(v) for v in r] for r in table.astype(object).itertuples(index=False)])
 
 # %% ../nbs/analysis/html.ipynb #07ed34b8
 class PageCheck(HTMLParser):
-    "Collects what a page holds, and raises an AssertionError if tags do not match or something could act."
+    """Collects what a page holds, and raises an AssertionError if tags do not match or something
+    could act."""
     def __init__(self, html):
-        super().__init__(); self.open, self.tags, self.sources, self.ids, self.text = [], [], [], [], []
+        super().__init__()
+        self.open, self.tags, self.sources, self.ids, self.text = [], [], [], [], []
         self.feed(html); self.close(); assert not self.open, self.open
     def handle_starttag(self, tag, attrs):
         d = dict(attrs); self.tags.append(tag)
-        self.sources += [v for k, v in d.items() if k in ("src", "href", "srcset", "data", "action")]
+        self.sources += [v for k,
+            v in d.items() if k in ("src", "href", "srcset", "data", "action")]
         if "id" in d: self.ids.append(d["id"])
         assert not any(k.startswith("on") for k in d), d
         if tag == "img": assert d["alt"]

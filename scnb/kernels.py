@@ -38,21 +38,24 @@ def _polynomial(
 # %% ../nbs/foundations/kernels.ipynb #3d78ee52
 _EXP = tuple(np.float32(c) for c in _polynomial(np.exp, -.3466, .3466, 5))
 _LOG1P = tuple(np.float32(c) for c in _polynomial(lambda e: np.log1p(e) / e, 0, 1, 7))
-_LOG2E, _MAGIC, _LN2_HIGH, _LN2_LOW = (np.float32(c) for c in (1.442695041, 1.5 * 2**23, .693359375, -2.12194440e-4))
+_LOG2E, _MAGIC, _LN2_HIGH, _LN2_LOW = (np.float32(c)
+    for c in (1.442695041, 1.5 * 2**23, .693359375, -2.12194440e-4))
 _LOW, _HIGH, _ZERO, _ONE, _TWO = (np.float32(c) for c in (-87, 88, 0, 1, 2))
 _23 = np.int32(23)
 
 # %% ../nbs/foundations/kernels.ipynb #06575b0f
 @_kernel(forceinline=True)
 def _exp32(x):
-    "e^x in float32: x = n log 2 + f, a polynomial in f, n added to the exponent's bits; NaN stays NaN"
+    """e^x in float32: x = n log 2 + f, a polynomial in f, n added to the exponent's bits; NaN
+    stays NaN"""
     x = _LOW if x < _LOW else x
     x = _HIGH if x > _HIGH else x
     t = x * _LOG2E + _MAGIC
     n = t - _MAGIC
     f = (x - n * _LN2_HIGH) - n * _LN2_LOW
     p = ((((_EXP[5] * f + _EXP[4]) * f + _EXP[3]) * f + _EXP[2]) * f + _EXP[1]) * f + _EXP[0]
-    return np.int32(np.float32(p).view(np.int32) + np.int32(np.float32(t).view(np.int32) << _23)).view(np.float32)
+    return np.int32(np.float32(p)
+        .view(np.int32) + np.int32(np.float32(t).view(np.int32) << _23)).view(np.float32)
 
 # %% ../nbs/foundations/kernels.ipynb #f6f029a3
 @_kernel(forceinline=True)
@@ -62,7 +65,8 @@ def _log1p32(e):
     return (((p * e + _LOG1P[3]) * e + _LOG1P[2]) * e + _LOG1P[1]) * e + _LOG1P[0]
 
 # %% ../nbs/foundations/kernels.ipynb #a20a938b
-_LOG = tuple(np.float32(c) for c in _polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 8))
+_LOG = tuple(np.float32(c)
+    for c in _polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 8))
 _ROOT, _LN2 = np.float32(math.sqrt(.5)).view(np.int32), np.float32(math.log(2))
 
 # %% ../nbs/foundations/kernels.ipynb #a68daf56
@@ -122,7 +126,8 @@ def _far_zeros(a, low, high, offset, b, scale, v, gm, gt):
 # %% ../nbs/foundations/kernels.ipynb #ad7bdf29
 @_kernel
 def _inflate_zeros(l, scale, v, gm, gt, gp):
-    "What zero inflation makes of a row of zeros: `v` holds A, `gm` and `gt` its gradients, on entry"
+    """What zero inflation makes of a row of zeros: `v` holds A, `gm` and `gt` its gradients, on
+    entry"""
     for j in range(l.size):
         u = l[j] + v[j]
         el, eu = _exp32(-abs(l[j])), _exp32(-abs(u))
@@ -131,7 +136,9 @@ def _inflate_zeros(l, scale, v, gm, gt, gp):
         pi = r * fu if l[j] > _ZERO else el * (r * fu)       # sigmoid(l)
         pu, qu = (r * fl, eu * (r * fl)) if u > _ZERO else (eu * (r * fl), r * fl)
         ratio = fl * fl * r                                  # fl / fu
-        v[j] = (l[j] if l[j] > _ZERO else _ZERO) + (-l[j] if u > _ZERO else v[j]) + (_log32(ratio) + _ZERO * ratio)   # NaN for NaN
+        # NaN for NaN
+        v[j] = (l[j] if l[j] > _ZERO else _ZERO) + (-l[j]
+            if u > _ZERO else v[j]) + (_log32(ratio) + _ZERO * ratio)
         gm[j] *= scale * qu
         gt[j] *= scale * qu
         gp[j] = scale * (pi - pu)
@@ -198,14 +205,16 @@ def _nb_small(n, x, a, b, theta, C, D, v, gm, gt):
         m = theta[k] if d > _ZERO else theta[k] * e
         soft = e * p + (d if d > _ZERO else _ZERO)           # softplus(d)
         A = m * (soft if d > _ZERO else p)
-        on, off = (r, e * r) if d > _ZERO else (e * r, r)    # mu / (mu + theta), theta / (mu + theta)
+        # mu / (mu + theta), theta / (mu + theta)
+        on, off = (r, e * r) if d > _ZERO else (e * r, r)
         v[k] = A + x[k] * (soft - a[k]) + C[k]
         gm[k] = m * r - x[k] * off
         gt[k] = A - m * r - x[k] * on + D[k]
 
 # %% ../nbs/foundations/kernels.ipynb #4fd6e377
 _EXP64 = tuple(float(c) for c in _polynomial(np.exp, -.3466, .3466, 11))
-_MAGIC64, _LN2_HIGH64, _LN2_LOW64 = 1.5 * 2.**52, 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_MAGIC64, _LN2_HIGH64, _LN2_LOW64 = (1.5 * 2.**52,
+    6.93147180369123816490e-01, 1.90821492927058770002e-10)
 _ROOT_HALF = np.float64(math.sqrt(.5)).view(np.int64)
 
 # %% ../nbs/foundations/kernels.ipynb #a89b0c14
@@ -220,10 +229,12 @@ def _exp64(x):
     p = (((_EXP64[11] * f + _EXP64[10]) * f + _EXP64[9]) * f + _EXP64[8]) * f + _EXP64[7]
     p = (((p * f + _EXP64[6]) * f + _EXP64[5]) * f + _EXP64[4]) * f + _EXP64[3]
     p = ((p * f + _EXP64[2]) * f + _EXP64[1]) * f + _EXP64[0]
-    return np.int64(np.float64(p).view(np.int64) + (np.float64(t).view(np.int64) << 52)).view(np.float64)
+    return np.int64(np.float64(p)
+        .view(np.int64) + (np.float64(t).view(np.int64) << 52)).view(np.float64)
 
 # %% ../nbs/foundations/kernels.ipynb #734b8ad3
-_LOG64 = tuple(float(c) for c in _polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 15))
+_LOG64 = tuple(float(c)
+    for c in _polynomial(lambda f: np.log1p(f) / f, math.sqrt(.5) - 1, math.sqrt(2) - 1, 15))
 
 # %% ../nbs/foundations/kernels.ipynb #a4d1c414
 @_kernel(forceinline=True)
@@ -247,9 +258,11 @@ def _product(z):
 # %% ../nbs/foundations/kernels.ipynb #f36ce565
 @_kernel(forceinline=True)
 def _stirling_rest(z, log_z, r):
-    "S(z) and S'(z), what Stirling's formula leaves out of lgamma and digamma; r is 1 / (z _product(z))"
+    """S(z) and S'(z), what Stirling's formula leaves out of lgamma and digamma; r is 1 / (z
+    _product(z))"""
     small, y, Q = z < 8., z + 4., (z + 1.) * (z + 2.) * (z + 3.)
-    iz, q = (r * Q * y if small else r), (r * z * Q if small else r)   # 1 / z and 1 / (argument of the series)
+    # 1 / z and 1 / (argument of the series)
+    iz, q = (r * Q * y if small else r), (r * z * Q if small else r)
     g = q * q
     s = q * (1/12 - g * (1/360 - g * (1/1260 - g * (1/1680 - g * (1/1188 - g * 691/360360)))))
     ds = -g * (1/12 - g * (1/120 - g * (1/252 - g * (1/240 - g * (1/132 - g * 691/32760)))))
@@ -267,7 +280,8 @@ def _constant(x):
     "lgamma(x + 1) + x for any x > 0"
     if not x > 0.: return math.nan
     log_x = _log64(x)
-    return x * log_x + .5 * (log_x + 1.8378770664093453) + _stirling_rest(x, log_x, 1. / (x * _product(x)))[0]
+    return x * log_x + .5 * (log_x + 1.8378770664093453) + _stirling_rest(x,
+        log_x, 1. / (x * _product(x)))[0]
 
 # %% ../nbs/foundations/kernels.ipynb #723604f4
 @_kernel
@@ -288,7 +302,8 @@ def _poisson_large(n, x, K, a, v, gm):
         gm[k] = mu - x[k]
 
 # %% ../nbs/foundations/kernels.ipynb #a6310278
-@_kernel(fastmath={"nsz"})                                    # u must be rounded before 1 is taken off again
+# u must be rounded before 1 is taken off again
+@_kernel(fastmath={"nsz"})
 def _nb_large(n, x, K, a, b, theta, rest, drest, v, gm, gt):
     "n large counts: value, gradients for log_mu and log_theta"
     for k in range(n):
@@ -298,7 +313,8 @@ def _nb_large(n, x, K, a, b, theta, rest, drest, v, gm, gt):
         R = 1. / (m * w * E)                                 # the one division
         inv, r = R * w * E, R * m                            # 1 / m and 1 / (w E)
         u, t = w * inv, (x[k] - mu) * inv
-        L = _log64(u) + (t - (u - 1.) if abs(t) < 1e-3 else 0.)   # log(u), relatively exact near u = 1
+        # log(u), relatively exact near u = 1
+        L = _log64(u) + (t - (u - 1.) if abs(t) < 1e-3 else 0.)
         log_w = _log64(w)
         s, ds = _stirling_rest(w, log_w, r)
         v[k] = K[k] - x[k] * a[k] - w * L + .5 * (log_w - b[k]) + rest[k] - s
@@ -347,7 +363,8 @@ def _small_counts(kind, per_gene, n, at, x, a, low, high, offset, b, theta, C, D
     "The n small counts of a row: values and gradients"
     am, bm, th, Cm, Dm = w[0], w[1], w[2], w[3], w[4]
     for k in range(n):
-        j = np.uint32(at[k])                                 # unsigned: no test for a negative index
+        # unsigned: no test for a negative index
+        j = np.uint32(at[k])
         am[k] = _log_mu(a[j], low, high, offset)
         if kind > 0: bm[k], th[k] = b[j], theta[j]
         if kind == 0 or per_gene: Cm[k] = C[np.uint32(x[k]), j if kind else 0]
@@ -361,7 +378,8 @@ def _small_counts(kind, per_gene, n, at, x, a, low, high, offset, b, theta, C, D
 @_kernel
 def _large_counts(kind, n, at, x, a, low, high, offset, b, w, v, gm, gt):
     "The n other counts of a row: values and gradients; returns how many are NaN"
-    X, K, am, bm, theta, rest, drest, nv, ngm, ngt = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]
+    X, K, am, bm, theta, rest, drest, nv, ngm, ngt = (w[0], w[1], w[2], w[3],
+        w[4], w[5], w[6], w[7], w[8], w[9])
     bad = 0
     for k in range(n):
         j, y = np.uint32(at[k]), x[k]
@@ -392,7 +410,8 @@ def _scatter(kind, n, at, a, low, high, l, w, scale, v, gm, gt, gp):
 
 # %% ../nbs/foundations/kernels.ipynb #3eb30bf4
 @_kernel
-def _row(kind, per_gene, far, a, low, high, offset, b, theta, l, C, D, n, col, val, scale, ridge, v, gm, gt, gp, at, x, w, w64):
+def _row(kind, per_gene, far, a, low, high, offset, b, theta, l, C, D, n, col, val, scale, ridge,
+        v, gm, gt, gp, at, x, w, w64):
     "One row: as zeros, then its n non-zeros put in place; returns how many of these are NaN"
     if kind == 0: _poisson_zeros(a, low, high, offset, scale, v, gm)
     else:
@@ -400,8 +419,10 @@ def _row(kind, per_gene, far, a, low, high, offset, b, theta, l, C, D, n, col, v
         _nb_zeros(a, low, high, offset, b, theta, first, v, gm, gt)
         if far: _far_zeros(a, low, high, offset, b, first, v, gm, gt)
         if kind == 2: _inflate_zeros(l, scale, v, gm, gt, gp)
-    small, large = _partition_counts(n, col, val, _ZERO if far and kind else np.float32(_SMALL), at, x)
-    _small_counts(kind, per_gene, small, at, x, a, low, high, offset, b, theta, C, D, w, w[5], w[6], w[7])
+    small, large = _partition_counts(n, col, val,
+        _ZERO if far and kind else np.float32(_SMALL), at, x)
+    _small_counts(kind, per_gene, small, at, x, a, low, high, offset, b,
+        theta, C, D, w, w[5], w[6], w[7])
     _scatter(kind, small, at, a, low, high, l, w, scale, v, gm, gt, gp)
     at, x = at[n - large:n], x[n - large:n]
     bad = _large_counts(kind, large, at, x, a, low, high, offset, b, w64, w[5], w[6], w[7])
@@ -441,20 +462,25 @@ def _thetas(b, theta):
 
 # %% ../nbs/foundations/kernels.ipynb #071efaad
 @_kernel
-def _chunk(kind, per_gene, far, rows, longest, dense, crow, cols, vals, a, low, high, offset, b, theta, l, C, D, scale, ridge, keep, gm, gt, gp, sum_gt):
-    "Rows from rows[0] to rows[1]: their summed loss and how many counts are NaN; gradients go to gm, gt, gp and (per gene) sum_gt"
+def _chunk(kind, per_gene, far, rows, longest, dense, crow, cols, vals, a, low, high, offset, b,
+        theta, l, C, D, scale, ridge, keep, gm, gt, gp, sum_gt):
+    """Rows from rows[0] to rows[1]: their summed loss and how many counts are NaN; gradients go
+    to gm, gt, gp and (per gene) sum_gt"""
     G, loss, bad = a.shape[1], 0., 0
-    w, w64, x, at = np.empty((9, longest), np.float32), np.empty((10, longest)), np.empty(longest, np.float32), np.empty(longest, np.int32)
+    w, w64, x, at = (np.empty((9, longest), np.float32), np.empty((10, longest)),
+        np.empty(longest, np.float32), np.empty(longest, np.int32))
     v, th = np.empty(G, np.float32), np.empty(0 if per_gene else G, np.float32)
-    found, value = np.empty(G if dense.size else 0, np.int32), np.empty(G if dense.size else 0, np.float32)
+    found, value = (np.empty(G if dense.size else 0, np.int32),
+        np.empty(G if dense.size else 0, np.float32))
     for i in range(rows[0], rows[1]):
         if dense.size: col, val, n = found, value, _find_dense(dense[i], found, value)
         else: col, val, n = cols[crow[i]:crow[i+1]], vals[crow[i]:crow[i+1]], crow[i+1] - crow[i]
         r, bi = i if keep else rows[2], b[0 if per_gene else i]
         rt, ti = rows[2] if per_gene else r, theta if per_gene else th
         if kind > 0 and not per_gene: far = _thetas(bi, th)
-        bad += _row(kind, per_gene, far, a[i], low, high, offset[i], bi, ti, l[i if kind == 2 else 0], C, D, n, col, val,
-                    scale, ridge, v, gm[r], gt[rt], gp[r if kind == 2 else 0], at, x, w, w64)
+        bad += _row(kind, per_gene, far, a[i], low, high, offset[i], bi,
+            ti, l[i if kind == 2 else 0], C, D, n, col, val, scale, ridge, v, gm[r], gt[rt],
+            gp[r if kind == 2 else 0], at, x, w, w64)
         loss += _total(v)
         if per_gene and kind > 0: _accumulate(sum_gt[rows[2]], gt[rt])
     return loss, bad
@@ -464,21 +490,25 @@ _prange = range
 
 # %% ../nbs/foundations/kernels.ipynb #616535cc
 @_kernel(parallel=True, cache=True)
-def _all_chunks(kind, per_gene, size, dense, crow, cols, vals, a, low, high, offset, b, l, scale, ridge, keep, gm, gt, gp, sum_gt, loss, bad):
+def _all_chunks(kind, per_gene, size, dense, crow, cols, vals, a, low, high, offset, b, l, scale,
+        ridge, keep, gm, gt, gp, sum_gt, loss, bad):
     "Every chunk of `size` rows, in parallel; chunks do not depend on the number of threads"
     G, far = a.shape[1], False
-    theta, C, D = np.empty(G, np.float32), np.empty((_SMALL, G if kind and per_gene else 1), np.float32), np.empty((_SMALL, G if kind and per_gene else 1), np.float32)
+    theta, C, D = np.empty(G, np.float32), np.empty((_SMALL, G if kind and per_gene else 1),
+        np.float32), np.empty((_SMALL, G if kind and per_gene else 1), np.float32)
     if kind == 0:
         for x in range(_SMALL): C[x, 0] = _TABLE[x] - x
     elif per_gene:
         far = _thetas(b[0], theta)
         _small_count_table(theta, C, D)
     longest = G
-    for i in range(crow.size - 1): longest = max(longest, crow[i + 1] - crow[i])   # a column may be there twice: the last one counts
+    # a column may be there twice: the last one counts
+    for i in range(crow.size - 1): longest = max(longest, crow[i + 1] - crow[i])
     for c in _prange(loss.size):
         k = np.int64(c)
-        loss[c], bad[c] = _chunk(kind, per_gene, far, (k * size, min((k + 1) * size, a.shape[0]), k), longest, dense, crow, cols, vals,
-                                 a, low, high, offset, b, theta, l, C, D, scale, ridge, keep, gm, gt, gp, sum_gt)
+        loss[c], bad[c] = _chunk(kind, per_gene, far,
+            (k * size, min((k + 1) * size, a.shape[0]), k), longest, dense, crow, cols, vals, a,
+            low, high, offset, b, theta, l, C, D, scale, ridge, keep, gm, gt, gp, sum_gt)
     if per_gene and kind > 0: _sum_rows(sum_gt)
 
 # %% ../nbs/foundations/kernels.ipynb #858f0c4e
@@ -488,7 +518,8 @@ def _jit(f, cache=False, **options):
     "`f` compiled by numba, and cached on disk if that is wanted and can be"
     import numba
     options = dict(error_model="numpy", fastmath={"contract", "nsz"}) | options
-    try: return numba.njit(f, cache=cache and __name__ != "__main__", **options)   # in a notebook cells change: no cache
+    # in a notebook cells change: no cache
+    try: return numba.njit(f, cache=cache and __name__ != "__main__", **options)
     except RuntimeError: return numba.njit(f, **options)                           # nowhere to write
 
 def _compile():
@@ -507,7 +538,8 @@ def _have_numba():
     "Can numba be imported?"
     return importlib.util.find_spec("numba") is not None
 
-_home = None                                                  # the process whose threads numba started
+# the process whose threads numba started
+_home = None
 
 def _forked():
     "Was this process forked from one in which a kernel had run?"
@@ -527,14 +559,18 @@ def why_not(
     if reduction not in ("mean", "sum"): return f"reduction={reduction!r} needs every entry"
     if mask is not None: return "there is a mask"
     if any(t.device.type != "cpu" for t in (x, *params)): return "a tensor is not on the CPU"
-    if offset is not None and (offset.requires_grad or offset.shape != x.shape[:1]): return "the offset is not one constant per cell"
+    if offset is not None and (offset.requires_grad or offset.shape != x.shape[:1]):
+        return "the offset is not one constant per cell"
     if x.layout not in (torch.strided, torch.sparse_csr): return f"x has the layout {x.layout}"
     if x.is_complex() or x.requires_grad: return "x is complex, or wants a gradient"
-    if any(p.dtype not in (torch.float32, torch.bfloat16, torch.float16) for p in params): return "a parameter is not float32"
-    fits = lambda p: p.dim() <= 2 and all(a in (1, b) for a, b in zip(reversed(p.shape), reversed(x.shape)))
+    if any(p.dtype not in (torch.float32, torch.bfloat16, torch.float16) for p in params):
+        return "a parameter is not float32"
+    fits = lambda p: p.dim() <= 2 and all(a in (1, b) for a,
+        b in zip(reversed(p.shape), reversed(x.shape)))
     if x.dim() != 2 or not x.numel() or not all(map(fits, params)):
         return "x is not a (cells, genes) matrix to which the parameters broadcast"
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active(): return "a transform of torch is tracing"
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return "a transform of torch is tracing"
 
 # %% ../nbs/foundations/kernels.ipynb #f52b6576
 def _counts(x):
@@ -547,7 +583,8 @@ def _counts(x):
 # %% ../nbs/foundations/kernels.ipynb #9aa8fac2
 @contextlib.contextmanager
 def _launch():
-    "Compiled functions, one caller at a time, on as many threads as PyTorch uses; all settings as before afterwards"
+    """Compiled functions, one caller at a time, on as many threads as PyTorch uses; all settings
+    as before afterwards"""
     global _home
     import numba
     with _lock:
@@ -558,7 +595,8 @@ def _launch():
         try: yield
         finally:
             numba.set_num_threads(numbas)
-            if torch.get_num_threads() != torchs: torch.set_num_threads(torchs)   # the start of numba's threads can set it to all cores
+            # the start of numba's threads can set it to all cores
+            if torch.get_num_threads() != torchs: torch.set_num_threads(torchs)
 
 # %% ../nbs/foundations/kernels.ipynb #70e50394
 def _run(
@@ -578,12 +616,14 @@ def _run(
     per_gene, size = len(b) == 1, max(16, -(-cells // 256))
     chunks = -(-cells // size)
     rows = cells if keep else chunks
-    gm, gt, gp = (np.empty((n, genes), np.float32) for n in (rows, chunks if per_gene else rows, rows if kind == 2 else 1))
-    sum_gt, loss, bad = np.zeros((chunks, genes), np.float32), np.zeros(chunks), np.zeros(chunks, np.int64)
+    gm, gt, gp = (np.empty((n, genes), np.float32)
+        for n in (rows, chunks if per_gene else rows, rows if kind == 2 else 1))
+    sum_gt, loss, bad = (np.zeros((chunks, genes), np.float32),
+        np.zeros(chunks), np.zeros(chunks, np.int64))
     low, high = map(np.float32, limits)
     with _launch():
-        _all_chunks(kind, per_gene, size, *_counts(x), a, low, high, offset, b, l, np.float32(scale), np.float32(ridge),
-                    keep, gm, gt, gp, sum_gt, loss, bad)
+        _all_chunks(kind, per_gene, size, *_counts(x), a, low, high, offset, b, l,
+            np.float32(scale), np.float32(ridge), keep, gm, gt, gp, sum_gt, loss, bad)
     if per_gene: gt = sum_gt[:1]
     return (None if bad.any() else loss.sum() * scale), [gm, gt, gp][:len(params)]
 
@@ -599,7 +639,8 @@ class _Finished(torch.autograd.Function):
     def backward(ctx, up):
         n = len(ctx.saved_tensors) // 2
         grads, params = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        if torch.is_grad_enabled(): grads = [_Last.apply(g, *params) for g in grads]   # create_graph=True
+        # create_graph=True
+        if torch.is_grad_enabled(): grads = [_Last.apply(g, *params) for g in grads]
         elif up.item() == 1: return None, None, *grads
         return None, None, *(g * up for g in grads)
 
@@ -610,7 +651,9 @@ class _Last(torch.autograd.Function):
     def forward(ctx, grad, *params): return grad.clone()
 
     @staticmethod
-    def backward(ctx, *up): raise RuntimeError("the fused count losses have no second derivative: use backend='reference'")
+    def backward(ctx, *up):
+        raise RuntimeError(
+            "the fused count losses have no second derivative: use backend='reference'")
 
 # %% ../nbs/foundations/kernels.ipynb #5476cd1f
 _KINDS = {"poisson": 0, "nb": 1, "zinb": 2}
@@ -627,12 +670,17 @@ def nll(
 ):
     "The reduced loss as a differentiable scalar, or None if x holds NaN; ask `why_not` before"
     cells, genes = x.shape
-    def shape(i, p): return (1, genes) if i == 1 and p.numel() == genes and p.shape[-1:] == (genes,) else x.shape
-    params = [p if p.shape == x.shape and p.dtype == torch.float32 else p.float().expand(shape(i, p)) for i, p in enumerate(params)]
+    def shape(i, p):
+        return (1, genes) if i == 1 and p.numel() == genes and p.shape[-1:] == (genes,) else x.shape
+    params = [p if p.shape == x.shape and p.dtype == torch.float32
+        else p.float().expand(shape(i, p)) for i, p in enumerate(params)]
     keep = torch.is_grad_enabled() and any(p.requires_grad for p in params)
-    offset = np.zeros(cells, np.float32) if offset is None else offset.detach().float().contiguous().numpy()
-    loss, grads = _run(_KINDS[name], x, params, limits or (-math.inf, math.inf), offset, 1 / x.numel() if reduction == "mean" else 1., ridge, keep)
-    if loss is None or not keep: return None if loss is None else torch.tensor(loss, dtype=torch.float32)
+    offset = np.zeros(cells,
+        np.float32) if offset is None else offset.detach().float().contiguous().numpy()
+    loss, grads = _run(_KINDS[name], x, params, limits or (-math.inf, math.inf), offset,
+        1 / x.numel() if reduction == "mean" else 1., ridge, keep)
+    if loss is None or not keep:
+        return None if loss is None else torch.tensor(loss, dtype=torch.float32)
     return _Finished.apply(loss, grads, *params)
 
 # %% ../nbs/foundations/kernels.ipynb #14752ccc
@@ -646,9 +694,12 @@ def _mix(h):
     return np.uint32(h ^ np.uint32(h >> np.uint32(16)))
 
 # %% ../nbs/foundations/kernels.ipynb #2bb43266
-_SIN = tuple(np.float32(c) for c in _polynomial(lambda t: np.sin(np.sqrt(t)) / np.sqrt(t), 0, (math.pi / 4)**2, 3))
-_COS = tuple(np.float32(c) for c in _polynomial(lambda t: np.cos(np.sqrt(t)), 0, (math.pi / 4)**2, 4))
-_UNIT, _HALF_UNIT, _ANGLE = np.float32(2.**-24), np.float32(2.**-25), np.float32(math.pi / 4 * 2.**-23)
+_SIN = tuple(np.float32(c)
+    for c in _polynomial(lambda t: np.sin(np.sqrt(t)) / np.sqrt(t), 0, (math.pi / 4)**2, 3))
+_COS = tuple(np.float32(c)
+    for c in _polynomial(lambda t: np.cos(np.sqrt(t)), 0, (math.pi / 4)**2, 4))
+_UNIT, _HALF_UNIT, _ANGLE = (np.float32(2.**-24), np.float32(2.**-25),
+    np.float32(math.pi / 4 * 2.**-23))
 _SIGN, _8 = np.int32(-2**31), np.int32(8)
 
 @_kernel(forceinline=True)
@@ -663,8 +714,10 @@ def _normal_pair(j, k0, k1, k2):
     s = R * t * (((_SIN[3] * g + _SIN[2]) * g + _SIN[1]) * g + _SIN[0])
     c = R * ((((_COS[4] * g + _COS[3]) * g + _COS[2]) * g + _COS[1]) * g + _COS[0])
     p, q = (s, c) if np.int32(w & np.int32(1)) else (c, s)
-    p = np.int32(np.float32(p).view(np.int32) ^ np.int32(np.int32(w << np.int32(30)) & _SIGN)).view(np.float32)
-    q = np.int32(np.float32(q).view(np.int32) ^ np.int32(np.int32(w << np.int32(29)) & _SIGN)).view(np.float32)
+    p = np.int32(np.float32(p)
+        .view(np.int32) ^ np.int32(np.int32(w << np.int32(30)) & _SIGN)).view(np.float32)
+    q = np.int32(np.float32(q)
+        .view(np.int32) ^ np.int32(np.int32(w << np.int32(29)) & _SIGN)).view(np.float32)
     return p, q
 
 # %% ../nbs/foundations/kernels.ipynb #b3b0c997
@@ -682,7 +735,8 @@ def _noisy_row(x, sd, k0, k1, k2, out):
 def _noisy_rows(x, sd, seed, out):
     "Every row with a key of its own"
     for i in _prange(x.shape[0]):
-        k0 = _mix(np.uint32(_mix(np.uint32(np.uint32(i) + np.uint32(seed[0]))) ^ np.uint32(seed[1])))
+        k0 = _mix(
+            np.uint32(_mix(np.uint32(np.uint32(i) + np.uint32(seed[0]))) ^ np.uint32(seed[1])))
         k1 = _mix(np.uint32(k0 + np.uint32(seed[2])))
         _noisy_row(x[i], sd, k0, k1, _mix(np.uint32(k1 ^ np.uint32(seed[3]))), out[i])
 
@@ -695,7 +749,8 @@ class add_noise(torch.autograd.Function):
             return torch.empty_like(x).normal_(0, sd, generator=generator).add_(x)
         seed = torch.randint(2**32, (4,), generator=generator).numpy()
         out = np.empty(x.shape, np.float32)
-        with _launch(): _noisy_rows(x.detach().float().contiguous().numpy(), np.float32(sd), seed, out)
+        with _launch():
+            _noisy_rows(x.detach().float().contiguous().numpy(), np.float32(sd), seed, out)
         return torch.from_numpy(out).to(x.dtype)
 
     @staticmethod
@@ -723,7 +778,8 @@ def _dense_rows(crow, cols, vals, size_factor, log1p, mean, std, limit, template
     "All rows of a CSR matrix"
     for i in _prange(out.shape[0]):
         a, b = crow[i], crow[i + 1]
-        _dense_row(cols[a:b], vals[a:b], size_factor[i], log1p, mean, std, limit, template, np.empty(b - a, np.float32), out[i])
+        _dense_row(cols[a:b], vals[a:b], size_factor[i], log1p, mean, std, limit, template,
+            np.empty(b - a, np.float32), out[i])
 
 # %% ../nbs/foundations/kernels.ipynb #b15a6007
 def dense_rows(
@@ -736,11 +792,15 @@ def dense_rows(
     "Counts made into a network's input: divided by size factors, logged, scaled, limited, dense"
     out, limit = np.empty(counts.shape, np.float32), np.float32(np.inf if limit is None else limit)
     mean, std = (np.ascontiguousarray(v, np.float32) for v in (mean, std))
-    template, vals, size_factor = np.clip(-mean / std, -limit, limit), counts.data.astype(np.float32, copy=False), np.asarray(size_factor, np.float32)
+    template, vals, size_factor = (np.clip(-mean / std, -limit, limit),
+        counts.data.astype(np.float32, copy=False), np.asarray(size_factor, np.float32))
     if _forked():
         out[:], rows = template, np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
         t = np.log1p(vals / size_factor[rows]) if log1p else vals / size_factor[rows]
-        out[rows, counts.indices] = np.clip((t - mean[counts.indices]) / std[counts.indices], -limit, limit)
+        out[rows, counts.indices] = np.clip((t - mean[counts.indices]) / std[counts.indices],
+            -limit, limit)
     else:
-        with _launch(): _dense_rows(counts.indptr.astype(np.int64), counts.indices, vals, size_factor, bool(log1p), mean, std, limit, template, out)
+        with _launch():
+            _dense_rows(counts.indptr.astype(np.int64), counts.indices, vals, size_factor,
+                bool(log1p), mean, std, limit, template, out)
     return out

@@ -22,25 +22,30 @@ def _keep(x, mask, shape):
     "True where an entry counts: not NaN, and True in `mask`"
     keep = torch.isnan(x).logical_not().expand(shape)
     if mask is None: return keep
-    if mask.is_floating_point(): raise ValueError(f"mask must be boolean (True = counts), not {mask.dtype}")
+    if mask.is_floating_point():
+        raise ValueError(f"mask must be boolean (True = counts), not {mask.dtype}")
     return keep & (mask.to(x.device) != 0)
 
 # %% ../nbs/00_losses.ipynb #ce6b7a60
 def _reduce(loss, keep, reduction, dtype):
-    "Mean over the entries that count (0 if there are none), sum, or the entries themselves (0 where masked)"
+    """Mean over the entries that count (0 if there are none), sum, or the entries themselves (0
+    where masked)"""
     loss = loss.where(keep, 0.)
     if reduction == "mean": loss = loss.sum() / keep.sum().clamp(min=1)
     elif reduction == "sum": loss = loss.sum()
-    elif reduction != "none": raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    elif reduction != "none":
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
     return loss.to(dtype)
 
 # %% ../nbs/00_losses.ipynb #299b8ac2
 def _start(x, mask, *params, exact=True):
-    "What every loss begins with: dense, broadcast, in float64 where that is needed and there is one, masked entries replaced"
+    """What every loss begins with: dense, broadcast, in float64 where that is needed and there
+    is one, masked entries replaced"""
     x, dtype = _dense(x), torch.float32
     for p in params: dtype = torch.promote_types(dtype, p.dtype)
     work = torch.float32 if x.device.type == "mps" else torch.float64
-    shape = torch.broadcast_shapes(x.shape, *(p.shape for p in params), () if mask is None else mask.shape)
+    shape = torch.broadcast_shapes(x.shape, *(p.shape for p in params),
+        () if mask is None else mask.shape)
     keep = _keep(x, mask, shape)
     if not exact: work = dtype
     x, *params = (t.to(work).expand(shape).where(keep, 0.) for t in (x, *params))
@@ -76,18 +81,21 @@ def _fused(backend, name, x, params, mask, reduction, **kw):
     if backend == "reference": return None
     try: from scnb import kernels
     except ImportError: kernels = None
-    why = kernels.why_not(x, params, mask, reduction, kw["offset"]) if kernels else "scnb.kernels is missing"
+    why = kernels.why_not(x, params, mask,
+        reduction, kw["offset"]) if kernels else "scnb.kernels is missing"
     if not why:
         loss = kernels.nll(name, x, params, reduction, **kw)
         if loss is not None: return loss
         why = "x holds NaN"
-    if backend == "fused": raise ValueError(f"backend='fused' cannot be used here: {why}; use 'auto' or 'reference'")
+    if backend == "fused":
+        raise ValueError(f"backend='fused' cannot be used here: {why}; use 'auto' or 'reference'")
 
 # %% ../nbs/00_losses.ipynb #8f68efec
 def stirling_rest(
     z, # positive, float64
 ):
-    "What Stirling's formula leaves out of `lgamma`: S(z) = lgamma(z) - ((z - 1/2) log z - z + log(2 pi)/2)"
+    """What Stirling's formula leaves out of `lgamma`: S(z) = lgamma(z) - ((z - 1/2) log z - z +
+    log(2 pi)/2)"""
     small, big = z.clamp(max=16.), z.clamp(min=16.)
     plain = torch.lgamma(small) - ((small - .5) * small.log() - small + .5 * math.log(2 * math.pi))
     r = big ** -2
@@ -165,7 +173,8 @@ def nb_nll(
     offset=None,      # (cells,) then added to log_mu: the log of the size factors
 ):
     "Negative log-probability of counts under a negative binomial distribution"
-    fused = _fused(backend, "nb", x, (log_mu, log_theta), mask, reduction, limits=limits, offset=offset)
+    fused = _fused(backend, "nb", x, (log_mu, log_theta),
+        mask, reduction, limits=limits, offset=offset)
     if fused is not None: return fused
     x, log_mu, log_theta, keep, dtype = _start(x, mask, limited(log_mu, limits, offset), log_theta)
     loss = _at_nonzeros(_nb_zero(log_mu, log_theta), _nb_positive, x, log_mu, log_theta)
@@ -196,10 +205,13 @@ def zinb_nll(
     offset=None,      # (cells,) then added to log_mu: the log of the size factors
 ):
     "Negative log-probability of counts under a zero-inflated negative binomial distribution"
-    fused = _fused(backend, "zinb", x, (log_mu, log_theta, pi_logits), mask, reduction, ridge=ridge, limits=limits, offset=offset)
+    fused = _fused(backend, "zinb", x, (log_mu, log_theta, pi_logits), mask, reduction,
+        ridge=ridge, limits=limits, offset=offset)
     if fused is not None: return fused
-    x, log_mu, log_theta, pi_logits, keep, dtype = _start(x, mask, limited(log_mu, limits, offset), log_theta, pi_logits)
-    loss = _at_nonzeros(_zinb_zero(log_mu, log_theta, pi_logits), _zinb_positive, x, log_mu, log_theta, pi_logits)
+    x, log_mu, log_theta, pi_logits, keep, dtype = _start(x, mask,
+        limited(log_mu, limits, offset), log_theta, pi_logits)
+    loss = _at_nonzeros(_zinb_zero(log_mu, log_theta, pi_logits), _zinb_positive,
+        x, log_mu, log_theta, pi_logits)
     if ridge: loss = loss + ridge * pi_logits.sigmoid()**2
     return _reduce(loss, keep, reduction, dtype)
 
@@ -225,7 +237,8 @@ def student_t(
 def target_distribution(
     q, # (cells, clusters) soft assignment
 ):
-    "Sharpened assignment with each cluster's weight divided out; a constant: no gradient flows through it"
+    """Sharpened assignment with each cluster's weight divided out; a constant: no gradient flows
+    through it"""
     q = q.detach()
     w = q * (q / q.sum(0).clamp(min=torch.finfo(q.dtype).tiny))
     return w / w.sum(-1, keepdim=True)
@@ -236,7 +249,8 @@ def cluster_kl(
     q, # (cells, clusters) soft assignment
 ):
     "KL divergence of p from q, mean over cells"
-    return (torch.xlogy(p, p) - torch.xlogy(p, q.clamp(min=torch.finfo(q.dtype).tiny))).sum(-1).mean()
+    return (torch.xlogy(p, p) - torch.xlogy(p,
+            q.clamp(min=torch.finfo(q.dtype).tiny))).sum(-1).mean()
 
 # %% ../nbs/00_losses.ipynb #ae121c64
 def gradient_penalty(
@@ -247,7 +261,8 @@ def gradient_penalty(
     generator=None, # torch.Generator for the mixing weights
 ):
     "Mean of (|grad critic| - 1)^2 at random points between real and fake cells"
-    t = torch.rand(len(real), *[1] * (real.dim() - 1), generator=generator, device=real.device, dtype=real.dtype)
+    t = torch.rand(len(real), *[1] * (real.dim() - 1), generator=generator,
+        device=real.device, dtype=real.dtype)
     with torch.enable_grad():
         mix = torch.lerp(fake.detach(), real.detach(), t).requires_grad_()
         grad, = torch.autograd.grad(critic(mix, *args).sum(), mix, create_graph=True)
@@ -258,7 +273,8 @@ def mmd_rbf(
     x, # (cells of x, features)
     y, # (cells of y, features)
 ):
-    "Squared maximum mean discrepancy between two samples: mean of five Gaussian kernels around the median distance"
+    """Squared maximum mean discrepancy between two samples: mean of five Gaussian kernels around
+    the median distance"""
     z = torch.cat([x, y])
     d = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")**2 # (both, both)
     with torch.no_grad(): width = d[d > 0].median() if (d > 0).any() else d.new_tensor(1.)

@@ -25,12 +25,15 @@ def label_codes(
     if hasattr(labels, "detach"): labels = labels.detach().cpu().numpy()
     if not isinstance(labels, (np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
         labels = pd.Series(list(labels), dtype=object)
-    if np.ndim(labels) != 1: raise InputError(f"labels must be one per cell, in one dimension; got shape {np.shape(labels)}")
+    if np.ndim(labels) != 1:
+        raise InputError(
+            f"labels must be one per cell, in one dimension; got shape {np.shape(labels)}")
     cat = isinstance(getattr(labels, "dtype", None), pd.CategoricalDtype)
     codes, levels = pd.factorize(labels)
     levels = np.asarray(levels, dtype=object)
     if cat: rank = {c: i for i, c in enumerate(pd.Series(labels).cat.categories)}
-    order = sorted(range(len(levels)), key=lambda i: rank[levels[i]] if cat else _natural(levels[i]))
+    order = sorted(range(len(levels)),
+        key=lambda i: rank[levels[i]] if cat else _natural(levels[i]))
     new = np.full(len(levels) + 1, -1); new[order] = np.arange(len(levels))
     return new[codes], levels[order]
 
@@ -40,7 +43,8 @@ def _natural(
     "Sort key that puts numbers in numerical order and 'c10' after 'c9'."
     import re
     if isinstance(x, (int, float, np.number)): return (0, float(x), ())
-    return (1, 0., tuple((0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p) for p in re.split(r"([0-9]+)", str(x))))
+    return (1, 0., tuple((0, int(p), "") if p.isdigit() and p.isascii() else (1, 0, p)
+            for p in re.split(r"([0-9]+)", str(x))))
 
 # %% ../nbs/foundations/metrics.ipynb #40a6449c
 def _pair(
@@ -49,9 +53,13 @@ def _pair(
 )->tuple: # codes of both, for the labelled cells only, and both lists of levels
     "Codes of two labelings over the cells that have a label."
     (a, la), (b, lb) = label_codes(labels), label_codes(pred)
-    if len(a) != len(b): raise InputError(f"{len(a)} labels but {len(b)} predictions: give one of each per cell")
-    if (b < 0).any(): raise InputError(f"{(b < 0).sum()} cells have no prediction (first: cell number {np.flatnonzero(b < 0)[0]}): every cell needs one")
-    if not (a >= 0).any(): raise InputError("no cell has a label, so there is nothing to score against")
+    if len(a) != len(b):
+        raise InputError(f"{len(a)} labels but {len(b)} predictions: give one of each per cell")
+    if (b < 0).any():
+        raise InputError(f"{(b < 0).sum()} cells have no prediction (first: cell number "
+            f"{np.flatnonzero(b < 0)[0]}): every cell needs one")
+    if not (a >= 0).any():
+        raise InputError("no cell has a label, so there is nothing to score against")
     return a[a >= 0], b[a >= 0], la, lb
 
 def confusion(
@@ -76,7 +84,8 @@ def _accuracy(
 # %% ../nbs/foundations/metrics.ipynb #52a0f3a4
 @contextmanager
 def keep_random_state():
-    "Leave Python's own random state and torch's threads as they were: importing sklearn.metrics and igraph's Leiden draw from the one, scanpy's numba sets the other."
+    """Leave Python's own random state and torch's threads as they were: importing
+    sklearn.metrics and igraph's Leiden draw from the one, scanpy's numba sets the other."""
     state = random.getstate()
     try:
         with kept_threads(): yield
@@ -92,19 +101,25 @@ def cluster_scores(
     from sklearn import metrics as skm
     a, b, la, lb = _pair(labels, pred)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)          # sklearn suspects regression where there are many classes
+        # sklearn suspects regression where there are many classes
+        warnings.simplefilter("ignore", UserWarning)
         h, c, v = skm.homogeneity_completeness_v_measure(a, b)
         ari, nmi = skm.adjusted_rand_score(a, b), skm.normalized_mutual_info_score(a, b)
     acc = _accuracy(confusion(a, b).values)
-    return {k: float(s) for k, s in dict(ari=ari, nmi=nmi, acc=acc, homogeneity=h, completeness=c, v_measure=v).items()}
+    return {k: float(s) for k,
+        s in dict(ari=ari, nmi=nmi, acc=acc, homogeneity=h, completeness=c, v_measure=v).items()}
 
 # %% ../nbs/foundations/metrics.ipynb #1ae2ad2c
 def relabel_by_size(
     labels, # (cells,) cluster names, none missing
 )->np.ndarray: # (cells,) int codes 0..k-1, 0 the largest
     "Number clusters by size, largest first; ties by first appearance."
-    codes, levels = pd.factorize(pd.Series(list(labels)) if isinstance(labels, (list, tuple)) else labels)   # codes by first appearance
-    if (codes < 0).any(): raise InputError(f"{(codes < 0).sum()} cells have no cluster (first: cell number {np.flatnonzero(codes < 0)[0]})")
+    # codes by first appearance
+    codes, levels = pd.factorize(pd.Series(list(labels))
+        if isinstance(labels, (list, tuple)) else labels)
+    if (codes < 0).any():
+        raise InputError(f"{(codes < 0).sum()} cells have no cluster (first: cell number "
+            f"{np.flatnonzero(codes < 0)[0]})")
     order = np.argsort(-np.bincount(codes, minlength=len(levels)), kind="stable")
     return np.argsort(order)[codes]
 
@@ -125,9 +140,11 @@ def _recipe(
         sc.pp.highly_variable_genes(a, n_top_genes=2000)
         a = a[:, a.var["highly_variable"].values].copy()
     sc.pp.scale(a, max_value=10)
-    a.X = np.nan_to_num(a.X, nan=0.)                          # a gene that is constant but for rounding
+    # a gene that is constant but for rounding
+    a.X = np.nan_to_num(a.X, nan=0.)
     n = min(n_comps, min(a.shape) - 1)
-    if n < 1 or not np.ptp(a.X, axis=0).any(): return np.zeros((a.n_obs, 1), np.float32) if a.n_vars > 1 else np.asarray(a.X)
+    if n < 1 or not np.ptp(a.X, axis=0).any():
+        return np.zeros((a.n_obs, 1), np.float32) if a.n_vars > 1 else np.asarray(a.X)
     return np.asarray(sc.pp.pca(a.X, n_comps=n, random_state=seed))
 
 # %% ../nbs/foundations/metrics.ipynb #73484bd1
@@ -141,7 +158,8 @@ def pca(
     from scnb.counts import canonical_order, counts_of
     order = canonical_order(adata, layer)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                       # cells without counts, repeated names: both are fine here
+        # cells without counts, repeated names: both are fine here
+        warnings.simplefilter("ignore")
         z = _recipe(counts_of(adata, layer)[order], n_comps, seed)
     return z[np.argsort(order)]
 
@@ -160,12 +178,14 @@ def kmeans(
 
 # %% ../nbs/foundations/metrics.ipynb #ff8b2ac8
 def _neighbour_search(n, k, seed):
-    "What finds `k` neighbours of each of `n` cells, for scanpy: exact for up to 30,000 cells, else pynndescent."
+    """What finds `k` neighbours of each of `n` cells, for scanpy: exact for up to 30,000 cells,
+    else pynndescent."""
     if n <= 30_000: return "sklearn"
     from pynndescent import PyNNDescentTransformer
     from scipy.sparse import csr_matrix
     class Search(PyNNDescentTransformer):
-        def fit_transform(self, X, y=None, **kw): return csr_matrix(super().fit_transform(X, y, **kw))
+        def fit_transform(self, X, y=None, **kw):
+            return csr_matrix(super().fit_transform(X, y, **kw))
     return Search(n_neighbors=k, metric="euclidean", random_state=seed, n_jobs=1)
 
 # %% ../nbs/foundations/metrics.ipynb #b2f70157
@@ -179,11 +199,13 @@ def leidens(
     if len(z) < 3: return [np.zeros(len(z), int) for _ in resolutions]
     a = anndata.AnnData(np.zeros((len(z), 1), np.float32), obsm={"z": z})
     def found(r):
-        sc.tl.leiden(a, resolution=r, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+        sc.tl.leiden(a, resolution=r, flavor="igraph", n_iterations=2,
+            directed=False, random_state=seed)
         return a.obs["leiden"].astype(int).values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(a, n_neighbors=min(15, len(z)), use_rep="z", random_state=seed, transformer=_neighbour_search(len(z), 15, seed))
+        sc.pp.neighbors(a, n_neighbors=min(15, len(z)), use_rep="z", random_state=seed,
+            transformer=_neighbour_search(len(z), 15, seed))
         return [found(r) for r in resolutions]
 
 def leiden(z, seed=0): # -> (cells,) labels
@@ -203,14 +225,19 @@ def baseline(
     "Clusters, and scores where labels are known, of PCA + k-means and PCA + Leiden."
     from scnb.counts import canonical_order
     if label_key is not None and label_key not in adata.obs:
-        raise InputError(f"no column {label_key!r} in obs; there are: {', '.join(map(str, adata.obs.columns)) or 'none'}")
+        raise InputError(f"no column {label_key!r} in obs; "
+            f"there are: {', '.join(map(str, adata.obs.columns)) or 'none'}")
     if n_clusters is not None and not 1 <= n_clusters <= adata.n_obs:
-        raise InputError(f"n_clusters is {n_clusters}, but must lie between 1 and the number of cells, {adata.n_obs}")
+        raise InputError(f"n_clusters is {n_clusters}, but must lie between 1 "
+            f"and the number of cells, {adata.n_obs}")
     order = canonical_order(adata, layer)
     z = pca(adata, layer, seed=seed)[order]                   # fit in canonical order ...
     by_leiden = leiden(z, seed)
-    found = dict(pca_kmeans=kmeans(z, n_clusters or len(set(by_leiden)), seed), pca_leiden=by_leiden)
-    return {m: _entry(relabel_by_size(l)[np.argsort(order)], adata, label_key) for m, l in found.items()}   # ... and back
+    found = dict(pca_kmeans=kmeans(z, n_clusters or len(set(by_leiden)), seed),
+        pca_leiden=by_leiden)
+    # ... and back
+    return {m: _entry(relabel_by_size(l)[np.argsort(order)], adata, label_key)
+        for m, l in found.items()}
 
 def _entry(
     labels,    # (cells,) int
@@ -232,7 +259,10 @@ def _dense(
     x = np.asarray(x, dtype=float)
     if x.ndim != 2: raise InputError(f"{name} must be cells x genes; got shape {x.shape}")
     bad = ~np.isfinite(x) | (x < 0)
-    if bad.any(): raise InputError(f"{name} has {bad.sum()} entries that are negative or not finite (first: cell {np.argwhere(bad)[0][0]}, gene {np.argwhere(bad)[0][1]}); give counts, not logs or scaled values")
+    if bad.any():
+        raise InputError(f"{name} has {bad.sum()} entries that are negative or not finite (first: "
+            f"cell {np.argwhere(bad)[0][0]}, gene {np.argwhere(bad)[0][1]}); give "
+            f"counts, not logs or scaled values")
     return np.log1p(x)
 
 # %% ../nbs/foundations/metrics.ipynb #709dd1be
@@ -244,7 +274,8 @@ def column_correlation(
     if not ok.any(): return float("nan")
     a, b = a[:, ok] - a[:, ok].mean(0), b[:, ok] - b[:, ok].mean(0)
     norm = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-    return float(np.mean(np.divide((a * b).sum(0), norm, out=np.zeros(len(norm)), where=norm > 1e-12)))
+    return float(
+        np.mean(np.divide((a * b).sum(0), norm, out=np.zeros(len(norm)), where=norm > 1e-12)))
 
 # %% ../nbs/foundations/metrics.ipynb #41e26bfe
 def _errors(
@@ -254,22 +285,26 @@ def _errors(
     "Errors and correlations of one matrix against the truth."
     rms = lambda d: float(np.sqrt(np.mean(d**2))) if d.size else float("nan")
     mab = lambda d: float(np.mean(np.abs(d))) if d.size else float("nan")
-    return dict(dropped_mae=mab((p - t)[dropped]), dropped_rmse=rms((p - t)[dropped]), mae=mab(p - t), rmse=rms(p - t),
-                corr_gene=column_correlation(t, p), corr_cell=column_correlation(t.T, p.T))
+    return dict(dropped_mae=mab((p - t)[dropped]),
+        dropped_rmse=rms((p - t)[dropped]), mae=mab(p - t),
+        rmse=rms(p - t), corr_gene=column_correlation(t, p), corr_cell=column_correlation(t.T, p.T))
 
 def denoise_scores(
     truth,    # (cells, genes) true counts
     pred,     # (cells, genes) denoised, counts scale
     observed, # (cells, genes) what was measured
 )->dict:      # errors and correlations of pred; n_dropped; `baseline`: the same for the observed counts and for gene means
-    "Is the denoised matrix nearer to the truth than the observed one? Errors on the scale log(1 + x)."
+    """Is the denoised matrix nearer to the truth than the observed one? Errors on the scale
+    log(1 + x)."""
     t, p, o = _dense(truth, "truth"), _dense(pred, "pred"), _dense(observed, "observed")
-    if not t.shape == p.shape == o.shape: raise InputError(f"shapes differ: truth {t.shape}, pred {p.shape}, observed {o.shape}")
+    if not t.shape == p.shape == o.shape:
+        raise InputError(f"shapes differ: truth {t.shape}, pred {p.shape}, observed {o.shape}")
     dropped = (t > 0) & (o == 0)
-    mean = o.sum(0) / np.maximum((o > 0).sum(0), 1)                     # (genes,) mean over the non-zero entries
+    # (genes,) mean over the non-zero entries
+    mean = o.sum(0) / np.maximum((o > 0).sum(0), 1)
     filled = np.where(o == 0, mean, o)                                  # knows nothing but the gene
     return dict(_errors(t, p, dropped), n_dropped=int(dropped.sum()),
-                baseline=dict(observed=_errors(t, o, dropped), gene_mean=_errors(t, filled, dropped)))
+        baseline=dict(observed=_errors(t, o, dropped), gene_mean=_errors(t, filled, dropped)))
 
 # %% ../nbs/foundations/metrics.ipynb #da642b4f
 def _embedding(
@@ -280,9 +315,13 @@ def _embedding(
     "A checked embedding."
     if hasattr(z, "detach"): z = z.detach().cpu().numpy()
     z = np.asarray(z, dtype=float)
-    if z.ndim != 2 or len(z) != len(codes): raise InputError(f"the embedding must be cells x dims with one {name} per cell; got shape {z.shape} and {len(codes)} {name} entries")
-    if not np.isfinite(z).all(): raise InputError(f"the embedding is not finite in {(~np.isfinite(z)).any(1).sum()} cells")
-    if (codes < 0).any(): raise InputError(f"{(codes < 0).sum()} cells have no {name}: leave them out first")
+    if z.ndim != 2 or len(z) != len(codes):
+        raise InputError(f"the embedding must be cells x dims with one {name} per cell; got shape "
+            f"{z.shape} and {len(codes)} {name} entries")
+    if not np.isfinite(z).all():
+        raise InputError(f"the embedding is not finite in {(~np.isfinite(z)).any(1).sum()} cells")
+    if (codes < 0).any():
+        raise InputError(f"{(codes < 0).sum()} cells have no {name}: leave them out first")
     if len(z) < 3: raise InputError(f"{len(z)} cells are too few to have neighbours")
     return z
 
@@ -307,7 +346,8 @@ def _weights(
     for _ in range(50):
         mid = (lo + hi) / 2
         w = np.exp(-np.exp(mid) * d); w /= w.sum(1, keepdims=True)
-        broad = -(w * np.log(w + 1e-300)).sum(1, keepdims=True) > np.log(perplexity)   # still too many neighbours
+        # still too many neighbours
+        broad = -(w * np.log(w + 1e-300)).sum(1, keepdims=True) > np.log(perplexity)
         lo, hi = np.where(broad, mid, lo), np.where(broad, hi, mid)
     return w
 
@@ -323,7 +363,8 @@ def lisi(
     k = min(3 * perplexity, len(z) - 1)
     d, i = nearest_neighbours(z, k)
     w = _weights(d, min(perplexity, max(k / 3, 1.)))
-    p = np.stack([(w * (codes[i] == l)).sum(1) for l in range(len(levels))])           # (levels, cells)
+    # (levels, cells)
+    p = np.stack([(w * (codes[i] == l)).sum(1) for l in range(len(levels))])
     return 1 / (p**2).sum(0)
 
 # %% ../nbs/foundations/metrics.ipynb #9ab1c7fe
@@ -336,7 +377,8 @@ def _silhouette(
     "Silhouette widths, on a subsample if there are many cells."
     from sklearn.metrics import silhouette_samples
     if len(z) > max_cells:
-        i = np.random.default_rng(seed).choice(len(z), max_cells, replace=False); z, codes = z[i], codes[i]
+        i = np.random.default_rng(seed).choice(len(z), max_cells, replace=False)
+        z, codes = z[i], codes[i]
     n = len(np.unique(codes))
     return silhouette_samples(z, codes) if 1 < n < len(z) else np.zeros(0)
 
@@ -348,7 +390,8 @@ def _batch_silhouette(
     seed=0,  # of the subsample
 )->float:    # 1: batches on top of each other within each group; NaN if no group has two batches
     "Mean over groups of the mean 1 - |silhouette| of the batches."
-    per = [_silhouette(z[group == g], batch[group == g], seed) for g in np.unique(group[group >= 0])]
+    per = [_silhouette(z[group == g], batch[group == g], seed)
+        for g in np.unique(group[group >= 0])]
     per = [np.mean(1 - np.abs(s)) for s in per if len(s)]
     return float(np.mean(per)) if per else float("nan")
 
@@ -364,7 +407,8 @@ def _kbet(
     k = min(k, len(z) - 1)
     share = np.bincount(batch) / len(batch)                                            # (batches,)
     i = nearest_neighbours(z, k)[1]
-    got = np.stack([(batch[i] == b).sum(1) for b in range(len(share))], 1)             # (cells, batches)
+    # (cells, batches)
+    got = np.stack([(batch[i] == b).sum(1) for b in range(len(share))], 1)
     stat = ((got - k * share)**2 / (k * share)).sum(1)
     return float(np.mean(chi2.sf(stat, len(share) - 1) >= alpha))
 
@@ -376,17 +420,21 @@ def mixing_scores(
     *,
     seed=0,     # of the subsample for silhouettes
 )->dict:        # ilisi, ilisi_random (the same with batches dealt at random), kbet, batch_silhouette; with label: clisi, label_silhouette
-    "Are batches mixed (ilisi near ilisi_random, kbet and batch_silhouette high), and types not (clisi near 1, label_silhouette high)?"
+    """Are batches mixed (ilisi near ilisi_random, kbet and batch_silhouette high), and types not
+    (clisi near 1, label_silhouette high)?"""
     b, levels = label_codes(batch)
     z = _embedding(z, b, "batch")
-    if len(levels) < 2: raise InputError(f"batch has one level, {levels[0]!r}: there is nothing to mix")
+    if len(levels) < 2:
+        raise InputError(f"batch has one level, {levels[0]!r}: there is nothing to mix")
     g = np.zeros(len(z), int) if label is None else label_codes(label)[0]
     if len(g) != len(z): raise InputError(f"{len(z)} cells but {len(g)} labels")
     deal = np.random.default_rng(seed).permutation(b)
-    out = dict(ilisi=lisi(z, b).mean(), ilisi_random=lisi(z, deal).mean(), kbet=_kbet(z, b), batch_silhouette=_batch_silhouette(z, b, g, seed))
+    out = dict(ilisi=lisi(z, b).mean(), ilisi_random=lisi(z, deal).mean(), kbet=_kbet(z, b),
+        batch_silhouette=_batch_silhouette(z, b, g, seed))
     if label is not None and (known := g >= 0).sum() > 2:
         s = _silhouette(z[known], g[known], seed)
-        out |= dict(clisi=lisi(z[known], g[known]).mean(), label_silhouette=s.mean() if len(s) else np.nan)
+        out |= dict(clisi=lisi(z[known], g[known]).mean(),
+            label_silhouette=s.mean() if len(s) else np.nan)
     return {k: float(v) for k, v in out.items()}
 
 # %% ../nbs/foundations/metrics.ipynb #f1f59bd1
@@ -398,7 +446,8 @@ def mmd2(
     from scipy.spatial.distance import cdist
     k = lambda a, b: np.exp(-cdist(a, b, "sqeuclidean") / (2 * sigma**2))
     n, m = len(x), len(y)
-    return float((k(x, x).sum() - n) / (n * (n - 1)) + (k(y, y).sum() - m) / (m * (m - 1)) - 2 * k(x, y).mean())
+    return float((k(x, x).sum() - n) / (n * (n - 1)) + (k(y, y).sum() - m)
+        / (m * (m - 1)) - 2 * k(x, y).mean())
 
 # %% ../nbs/foundations/metrics.ipynb #791a5418
 def _classifier(
@@ -412,7 +461,8 @@ def _classifier(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     if model == "forest": return RandomForestClassifier(100, random_state=seed)
-    if model == "logistic": return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
+    if model == "logistic":
+        return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
     raise InputError(f"model must be 'logistic' or 'forest', not {model!r}")
 
 # %% ../nbs/foundations/metrics.ipynb #c7ee7f04
@@ -434,31 +484,37 @@ def latent_auc(
     folds = min(folds, np.bincount(codes).min())
     if folds < 2: raise InputError("AUC needs at least two cells of each class")
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    p = cross_val_predict(_classifier(model, C, seed), z, codes, cv=cv, method="predict_proba")[:, 1]
+    p = cross_val_predict(_classifier(model, C, seed), z,
+        codes, cv=cv, method="predict_proba")[:, 1]
     return float(roc_auc_score(codes, p))
 
 # %% ../nbs/foundations/metrics.ipynb #e5714323
 class ReferenceSpace:
-    "What the reference part of the real cells fixes: genes, scale, components, width of the kernel."
+    """What the reference part of the real cells fixes: genes, scale, components, width of the
+    kernel."""
     def __init__(self, counts, n_genes=2000, n_comps=50, seed=0):
         from sklearn.decomposition import PCA
         from scipy.spatial.distance import pdist
         total = np.asarray(counts.sum(1)).ravel()
         self.target = np.median(total[total > 0]) if total.any() else 1.
         x = self.log(counts)
-        self.genes = np.sort(np.argsort(-x.var(0), kind="stable")[:n_genes])           # the most variable ones
+        # the most variable ones
+        self.genes = np.sort(np.argsort(-x.var(0), kind="stable")[:n_genes])
         x = x[:, self.genes]
         self.mean, self.std = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1)
-        self.top = np.argsort(-x.var(0), kind="stable")[:200]                          # for gene-gene correlations
+        # for gene-gene correlations
+        self.top = np.argsort(-x.var(0), kind="stable")[:200]
         self.pca = PCA(min(n_comps, min(x.shape) - 1), svd_solver="full").fit(self.scale(counts))
         z = self.pca.transform(self.scale(counts))
         self.sigma = max(np.median(pdist(z[:1000])), 1e-6)
 
     def log(self, counts):
         total = np.maximum(np.asarray(counts.sum(1)), 1).reshape(-1, 1)
-        return np.log1p(counts.toarray() / total * self.target)                        # (cells, genes)
+        # (cells, genes)
+        return np.log1p(counts.toarray() / total * self.target)
 
-    def scale(self, counts): return np.minimum((self.log(counts)[:, self.genes] - self.mean) / self.std, 10)
+    def scale(self, counts):
+        return np.minimum((self.log(counts)[:, self.genes] - self.mean) / self.std, 10)
 
 # %% ../nbs/foundations/metrics.ipynb #60e77e0a
 def gene_gene_correlation(
@@ -480,9 +536,13 @@ def _compare(
     z, y = np.r_[za, zb], np.repeat([0, 1], [len(za), len(zb)])
     la, lb = ref.log(a), ref.log(b)
     library = [np.asarray(c.sum(1)).ravel() for c in (a, b)]
-    return dict(rf_auc=latent_auc(z, y, model="forest", seed=seed), logistic_auc=latent_auc(z, y, seed=seed), mmd=mmd2(za, zb, ref.sigma), ilisi=float(lisi(z, y).mean()),
-        gene_gene=column_correlation(gene_gene_correlation(la[:, ref.genes[ref.top]]), gene_gene_correlation(lb[:, ref.genes[ref.top]])), gene_mean=column_correlation(la.mean(0)[:, None], lb.mean(0)[:, None]),
-        zeros=float(np.abs((la == 0).mean(0) - (lb == 0).mean(0)).mean()), library=float(ks_2samp(*library).statistic))
+    return dict(rf_auc=latent_auc(z, y, model="forest", seed=seed), logistic_auc=latent_auc(z, y,
+            seed=seed), mmd=mmd2(za, zb, ref.sigma), ilisi=float(lisi(z, y).mean()),
+        gene_gene=column_correlation(gene_gene_correlation(la[:, ref.genes[ref.top]]),
+            gene_gene_correlation(lb[:, ref.genes[ref.top]])),
+        gene_mean=column_correlation(la.mean(0)[:, None], lb.mean(0)[:, None]),
+        zeros=float(np.abs((la == 0).mean(0) - (lb == 0).mean(0)).mean()),
+        library=float(ks_2samp(*library).statistic))
 
 # %% ../nbs/foundations/metrics.ipynb #df13b199
 def _two_counts(
@@ -496,10 +556,14 @@ def _two_counts(
     named = isinstance(real, AnnData) and isinstance(fake, AnnData)
     if named and not real.var_names.equals(fake.var_names):
         lost = real.var_names.difference(fake.var_names)
-        if len(lost): raise InputError(f"the generated cells lack {len(lost)} of {real.n_vars} genes: {', '.join(lost[:3])}")
+        if len(lost):
+            raise InputError(f"the generated cells lack {len(lost)} of "
+                f"{real.n_vars} genes: {', '.join(lost[:3])}")
         fake = fake[:, real.var_names]
-    r, f = (counts_of(a, layer)[canonical_order(a, layer)] if isinstance(a, AnnData) else csr_matrix(a) for a in (real, fake))
-    if r.shape[1] != f.shape[1]: raise InputError(f"real cells have {r.shape[1]} genes, generated ones {f.shape[1]}")
+    r, f = (counts_of(a, layer)[canonical_order(a, layer)] if isinstance(a, AnnData)
+        else csr_matrix(a) for a in (real, fake))
+    if r.shape[1] != f.shape[1]:
+        raise InputError(f"real cells have {r.shape[1]} genes, generated ones {f.shape[1]}")
     return r, f
 
 # %% ../nbs/foundations/metrics.ipynb #534beb69
@@ -512,12 +576,16 @@ def realism(
 )->dict:        # n, and for each score its value and its `_control`: real against real
     "Can generated cells be told from real ones? Each score beside the same for real against real."
     r, f = _two_counts(real, fake, layer)
-    if r.shape[0] < 30 or f.shape[0] < 10: raise InputError(f"realism needs at least 30 real and 10 generated cells; got {r.shape[0]} and {f.shape[0]}")
+    if r.shape[0] < 30 or f.shape[0] < 10:
+        raise InputError(f"realism needs at least 30 real and 10 generated cells; got "
+            f"{r.shape[0]} and {f.shape[0]}")
     rng = np.random.default_rng(seed)
     ref, one, two = np.array_split(rng.permutation(r.shape[0]), 3)
-    n = min(len(one), len(two), f.shape[0])                             # every sample has the same size
+    # every sample has the same size
+    n = min(len(one), len(two), f.shape[0])
     R = ReferenceSpace(r[ref], seed=seed)
-    got, control = _compare(r[one[:n]], f[rng.permutation(f.shape[0])[:n]], R, seed), _compare(r[one[:n]], r[two[:n]], R, seed)
+    got, control = (_compare(r[one[:n]], f[rng.permutation(f.shape[0])[:n]], R, seed),
+        _compare(r[one[:n]], r[two[:n]], R, seed))
     return dict(n=n) | {k2: v for k in got for k2, v in ((k, got[k]), (f"{k}_control", control[k]))}
 
 # %% ../nbs/foundations/metrics.ipynb #1c7c4046
@@ -528,7 +596,8 @@ def _kmeans_ari(
 )->float:  # ARI
     "ARI of k-means at the true number of groups."
     codes, _ = label_codes(label)
-    if len(codes) != len(z): raise InputError(f"the embedding has {len(z)} cells, but there are {len(codes)} labels")
+    if len(codes) != len(z):
+        raise InputError(f"the embedding has {len(z)} cells, but there are {len(codes)} labels")
     known = codes >= 0
     if len(set(codes[known])) < 2: raise InputError("clusters need at least two labelled groups")
     z = _embedding(np.asarray(z)[known], codes[known])
@@ -543,7 +612,8 @@ def _null_auc(
     seed,      # of the permutations
 )->float:      # 95 % quantile of the AUC
     "What AUC do permuted conditions reach?"
-    y, s = label_codes(condition)[0], np.zeros(len(z), int) if strata is None else label_codes(strata)[0]
+    y, s = (label_codes(condition)[0],
+        np.zeros(len(z), int) if strata is None else label_codes(strata)[0])
     rng, auc = np.random.default_rng(seed), []
     for _ in range(n):
         p = y.copy()
@@ -588,4 +658,5 @@ def load_results(
     folder=None, # see `results_folder`
 )->list: # dicts, by file name; empty if there is none
     "The records of all runs of a kind."
-    return [json.loads(f.read_text()) for f in sorted(results_folder(folder).glob(f"{kind}-*.json"))]
+    return [json.loads(f.read_text())
+        for f in sorted(results_folder(folder).glob(f"{kind}-*.json"))]

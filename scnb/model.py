@@ -19,9 +19,8 @@ from fastcore.basics import patch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from . import __version__
-from .counts import (
-    number_duplicates, backed_counts, canonical_order, check_counts, counts_of, data_hash, genes_hash,
-    InputError, kept_threads)
+from .counts import (number_duplicates, backed_counts, canonical_order, check_counts, counts_of,
+    data_hash, genes_hash, InputError, kept_threads)
 from .data import batches, params_of, prepared, Recipe
 from .files import put_folder, read_tensors, write_tensors
 from .train import (
@@ -35,19 +34,28 @@ class Model(BaseEstimator):
     _max_epochs, _batch_size = 100, 256
     _transfer_share = 1.       # of the epochs, when it starts from another model and none are given
     _fitted_arrays, _fitted_json = (), ()     # names of further fitted attributes to save
-    def _epochs(self, n_cells, batch_size)->int: return self._max_epochs                # when none are given
-    def _preprocessing(self, adata)->dict: return {}       # arguments of `preprocess`, for data on which it has not run
+    # when none are given
+    def _epochs(self, n_cells, batch_size)->int: return self._max_epochs
+    # arguments of `preprocess`, for data on which it has not run
+    def _preprocessing(self, adata)->dict: return {}
     _same = ()                 # parameters that a model to start from must share
-    def _known(self, view, other=None)->dict: return {}    # fitted attributes that `_build` and `_fields` need, such as the names of batches; `other`: a model to start from
-    def _fields(self)->dict: return {}                     # further arguments of `batches`, such as `batch_key`
+    # fitted attributes that `_build` and `_fields` need, such as the names of batches; `other`: a
+    # model to start from
+    def _known(self, view, other=None)->dict: return {}
+    # further arguments of `batches`, such as `batch_key`
+    def _fields(self)->dict: return {}
     def _check_choices(self, **allowed):
         "Raise an `InputError` for a parameter that is none of its `allowed` values."
         for name, values in allowed.items():
-            if getattr(self, name) not in values: raise InputError(f"{name}={getattr(self, name)!r} is not known: use one of {', '.join(map(repr, values))}")
-    def _check_params(self, adata): "Raise an `InputError` if the parameters cannot work on this data."
+            if getattr(self, name) not in values:
+                raise InputError(f"{name}={getattr(self, name)!r} is not known: use one of "
+                    f"{', '.join(map(repr, values))}")
+    def _check_params(self, adata):
+        "Raise an `InputError` if the parameters cannot work on this data."
     def _build(self, n_genes:int)->torch.nn.Module: raise NotImplementedError
     def _task(self, module, fit:Fit)->Task: raise NotImplementedError
-    def _outputs(self, adata)->dict: raise NotImplementedError            # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
+    # {"obsm": {"X_": array}, "obs": {...}, "layers": {...}}
+    def _outputs(self, adata)->dict: raise NotImplementedError
 
 # %% ../nbs/foundations/model.ipynb #ef6c0bd2
 @patch
@@ -59,26 +67,37 @@ def fit(self:Model,
     validation:float=0.1, # share of the cells held out
     early_stopping:bool=True, # stop when the held-out loss no longer improves
     seed:int=0, # decides everything random
-    device:str="auto", devices:int=1, num_nodes:int=1, strategy:str="auto", precision:str="32-true", # see `make_fabric`
+    # see `make_fabric`
+    device:str="auto", devices:int=1, num_nodes:int=1, strategy:str="auto", precision:str="32-true",
     checkpoint_dir=None, # folder for checkpoints
     resume:bool=False, # go on from the checkpoint there, if there is one
-    init_from=None, # a fitted model, or a folder it was saved to: start from its weights, genes matched by name
+    # a fitted model, or a folder it was saved to: start from its weights, genes matched by name
+    init_from=None,
     progress:bool=True, # a bar on stderr
 ): # self
     "Fit the model to the counts in `adata`, which stays as it is."
-    settings = Settings(layer, max_epochs, self._batch_size if batch_size is None else batch_size, validation, early_stopping,
-        seed, device, devices, num_nodes, strategy, precision, checkpoint_dir, resume, init_from, progress)
+    settings = Settings(layer, max_epochs, self._batch_size if batch_size is None else batch_size,
+        validation, early_stopping, seed, device, devices, num_nodes, strategy, precision,
+        checkpoint_dir, resume, init_from, progress)
     settings.check()
-    if settings.devices * settings.num_nodes > 1 and backed_counts(adata, layer) is not None: raise InputError("training from disk runs in one process: use devices=1, or read the file into memory")
+    if settings.devices * settings.num_nodes > 1 and backed_counts(adata, layer) is not None:
+        raise InputError(
+            "training from disk runs in one process: use devices=1, or read the file into memory")
     fabric = make_fabric(device, devices, num_nodes, strategy, precision)
     self._check_params(adata)
     if init_from is not None: settings.init_from = fitted_model(init_from, type(self))
     view = self._prepared(adata, layer, settings.init_from)
-    if view is adata and layer is None: settings.layer = params_of(view)["layer"]      # the one that the caller's `preprocess` used
-    if max_epochs is None: settings.max_epochs = self._epochs(int(view.obs["scnb_keep"].sum()), settings.batch_size)
-    if max_epochs is None and init_from is not None: settings.max_epochs = max(1, round(settings.max_epochs * self._transfer_share))
-    if checkpoint_dir is not None: FitState(checkpoint_dir, self._fingerprint(view, settings), resume)    # fail now rather than in a child process
-    with own_randomness(settings.seed), kept_threads(): self._finish(fabric.launch(_train, self, view, settings))
+    # the one that the caller's `preprocess` used
+    if view is adata and layer is None: settings.layer = params_of(view)["layer"]
+    if max_epochs is None:
+        settings.max_epochs = self._epochs(int(view.obs["scnb_keep"].sum()), settings.batch_size)
+    if max_epochs is None and init_from is not None:
+        settings.max_epochs = max(1, round(settings.max_epochs * self._transfer_share))
+    # fail now rather than in a child process
+    if checkpoint_dir is not None:
+        FitState(checkpoint_dir, self._fingerprint(view, settings), resume)
+    with own_randomness(settings.seed), kept_threads():
+        self._finish(fabric.launch(_train, self, view, settings))
     return self
 
 # %% ../nbs/foundations/model.ipynb #dbb7d303
@@ -96,11 +115,15 @@ def _same_parameters(model, other):
     "An `InputError` where weights would fit but mean something else."
     for name in model._same:
         mine, theirs = getattr(model, name), getattr(other, name, None)
-        if mine != theirs: raise InputError(f"init_from was trained with {name}={theirs!r}, this model has {name}={mine!r}: use the same, or start without it")
+        if mine != theirs:
+            raise InputError(f"init_from was trained with {name}={theirs!r}, this model "
+                f"has {name}={mine!r}: use the same, or start without it")
 
 def _train(fabric, model, view, settings):
     "Fit `model` in this process; returns its fitted attributes."
-    memory = FitState(settings.checkpoint_dir, model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {}, settings.resume or not fabric.is_global_zero)
+    memory = FitState(settings.checkpoint_dir,
+        model._fingerprint(view, settings) if settings.checkpoint_dir is not None else {},
+        settings.resume or not fabric.is_global_zero)
     memory.read_only = not fabric.is_global_zero      # one process writes
     if settings.init_from is not None: _same_parameters(model, settings.init_from)
     model, known = copy.copy(model), model._known(view, settings.init_from)
@@ -108,23 +131,32 @@ def _train(fabric, model, view, settings):
     fit = Fit(fabric, view, settings, memory, getattr(model, "_callbacks", ()), model._fields())
     torch.manual_seed(child_seed(settings.seed, "weights"))
     module = model._build(len(fit.recipe.genes))
-    transfer = None if settings.init_from is None else start_from(module, view.var.iloc[fit.recipe.match(view)], settings.init_from)
+    transfer = None if settings.init_from is None else start_from(module,
+        view.var.iloc[fit.recipe.match(view)], settings.init_from)
     log.info("fitting starts")      # all that can be refused has been
     own = model._epochs(len(fit.cells), settings.batch_size)
-    if settings.init_from is None and 2 * settings.max_epochs < own: steps.info("max_epochs=%d is far below this model's own number, %d: a quick look, not a result", settings.max_epochs, own)
+    if settings.init_from is None and 2 * settings.max_epochs < own:
+        steps.info("max_epochs=%d is far below this model's own number, %d: a quick look, not "
+            "a result", settings.max_epochs, own)
     extra = model._fit(module, fit)
-    weights = {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}      # arrays outlive the process
-    return dict(weights=weights, recipe_=fit.recipe, history_=pd.DataFrame(memory.rows), layer_=settings.layer, seed_=settings.seed,
-        device_=settings.device, n_features_in_=len(fit.recipe.genes), version_=__version__, transfer_=transfer) | known | extra
+    # arrays outlive the process
+    weights = {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
+    return dict(weights=weights, recipe_=fit.recipe, history_=pd.DataFrame(memory.rows),
+        layer_=settings.layer, seed_=settings.seed, device_=settings.device, n_features_in_=len(
+            fit.recipe.genes), version_=__version__, transfer_=transfer) | known | extra
 
 # %% ../nbs/foundations/model.ipynb #11f22e30
 @patch
 def _fingerprint(self:Model, view, s):
     "What must agree between a checkpoint and the run that goes on from it."
     recipe = Recipe.of(view)
-    own = {k: getattr(s, k) for k in ("batch_size", "validation", "early_stopping", "seed", "precision", "max_epochs", "layer")}
-    return dict(model=type(self).__name__, params=json.loads(json.dumps(self.get_params(), default=str)), data=data_hash(view, s.layer), genes=genes_hash(recipe.genes), recipe={k: v for k, v in recipe.to_dict().items() if k != "genes"},
-        cells=int(view.obs["scnb_keep"].sum()), device=resolve_device(s.device)[0], processes=[s.devices, s.num_nodes], init_from=_weights_hash(s.init_from)) | own
+    own = {k: getattr(s, k) for k in ("batch_size", "validation",
+            "early_stopping", "seed", "precision", "max_epochs", "layer")}
+    return dict(model=type(self).__name__, params=json.loads(json.dumps(self.get_params(),
+                default=str)), data=data_hash(view, s.layer), genes=genes_hash(recipe.genes),
+        recipe={k: v for k, v in recipe.to_dict().items() if k != "genes"},
+        cells=int(view.obs["scnb_keep"].sum()), device=resolve_device(s.device)[0],
+        processes=[s.devices, s.num_nodes], init_from=_weights_hash(s.init_from)) | own
 
 def _weights_hash(model):
     "A short fingerprint of a fitted model's weights; None for no model."
@@ -140,7 +172,8 @@ def __sklearn_is_fitted__(self:Model):
 
 @patch
 def _check_fitted(self:Model):
-    if not hasattr(self, "module_"): raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
+    if not hasattr(self, "module_"):
+        raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit(adata) first")
 
 # %% ../nbs/foundations/model.ipynb #a50ce713
 def _plain_name(name): # -> the name without case and version
@@ -157,20 +190,23 @@ def match_names(
     def folded(names, rest):
         s = pd.Series(rest, index=[_plain_name(names[i]) for i in rest], dtype=int)
         return s[~s.index.duplicated(keep=False)]
-    a, b = folded(new, np.flatnonzero(found < 0)), folded(old, np.setdiff1d(np.arange(len(old)), found))
+    a, b = (folded(new, np.flatnonzero(found < 0)),
+        folded(old, np.setdiff1d(np.arange(len(old)), found)))
     both = a.index.intersection(b.index)
     found[a[both]] = b[both]
     return found
 
 # %% ../nbs/foundations/model.ipynb #61835a50
-_NAME_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "gene_symbols", "gene_symbol", "gene_names", "gene_name", "feature_name", "symbol")
+_NAME_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "gene_symbols", "gene_symbol", "gene_names",
+    "gene_name", "feature_name", "symbol")
 
 def _known_genes(
     var:pd.DataFrame, # table about the genes of the new data
     old, # gene names of the model
 ): # -> (genes,) place of each in `old` or -1, and which names were used
     "Which genes the model knows, by the names that match best."
-    tries = {"var_names": var.index.astype(str)} | {c: var[c].astype(str) for c in _NAME_COLUMNS if c in var}
+    tries = {"var_names": var.index.astype(str)} | {c: var[c].astype(str)
+        for c in _NAME_COLUMNS if c in var}
     found = {by: match_names(list(names), list(old)) for by, names in tries.items()}
     by = max(found, key=lambda k: (found[k] >= 0).sum())
     return found[by], by
@@ -185,7 +221,8 @@ def fitted_model(
     "A fitted model, or the one that was saved to the folder `source`."
     if not isinstance(source, Model):
         meta = Path(source) / "model.json"
-        own = cls is not None and meta.is_file() and f'"{cls.__module__}:{cls.__name__}"' in meta.read_text()
+        own = (cls is not None and meta.is_file()
+            and f'"{cls.__module__}:{cls.__name__}"' in meta.read_text())
         source = load_model(source, cls if own else None)
     source._check_fitted()
     return source
@@ -193,8 +230,10 @@ def fitted_model(
 def _enough_known(n, new, old):
     "An `InputError` if `n` matched genes of `new` and `old` are too few."
     if n < _LEAST_KNOWN * min(new, old):
-        raise InputError(f"init_from knows too few of these genes: {n:,} of the {new:,} genes to train on are among the {old:,} of the model, "
-                         f"and {_LEAST_KNOWN:.0%} of the smaller number are needed; check that the names are of one kind (symbols or identifiers), or start without it")
+        raise InputError(f"init_from knows too few of these genes: {n:,} of the {new:,} genes to "
+            f"train on are among the {old:,} of the model, "
+            f"and {_LEAST_KNOWN:.0%} of the smaller number are needed; check that the names are of "
+            f"one kind (symbols or identifiers), or start without it")
 
 # %% ../nbs/foundations/model.ipynb #4d3baef2
 def start_from(
@@ -206,34 +245,49 @@ def start_from(
     other = fitted_model(source)
     old = other.recipe_.genes
     found, by = _known_genes(var, old)
-    there, names = np.flatnonzero(found >= 0), (var.index if by == "var_names" else var[by]).astype(str).to_numpy(dtype=object)
+    there, names = (np.flatnonzero(found >= 0),
+        (var.index if by == "var_names" else var[by]).astype(str).to_numpy(dtype=object))
     axes = module.gene_axes() if hasattr(module, "gene_axes") else {}
-    if not axes and not np.array_equal(found, np.arange(len(old))): raise InputError(f"init_from was trained on other genes, and {type(module).__name__} does not say (gene_axes) what belongs to a gene: use data with the same genes in the same order")
+    if not axes and not np.array_equal(found, np.arange(len(old))):
+        raise InputError(
+            f"init_from was trained on other genes, and {type(module).__name__} does not say "
+            f"(gene_axes) what belongs to a gene: use data with the same genes in the same order")
     mine, theirs = module.state_dict(), other.module_.state_dict()
-    cut = lambda t, k: t.narrow(axes[k], 0, 0).shape if k in axes else t.shape      # shape without genes
-    wrong = [k for k in {**mine, **theirs} if k not in mine or k not in theirs or cut(mine[k], k) != cut(theirs[k], k)]
-    if wrong: raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same dims, likelihood, dispersion and norm")
+    # shape without genes
+    cut = lambda t, k: t.narrow(axes[k], 0, 0).shape if k in axes else t.shape
+    wrong = [k for k in {**mine, **theirs} if k not in mine
+        or k not in theirs or cut(mine[k], k) != cut(theirs[k], k)]
+    if wrong:
+        raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same "
+            f"dims, likelihood, dispersion and norm")
     _enough_known(len(there), len(var), len(old))
-    module.load_state_dict({k: _taken(mine[k], v, axes.get(k), there, found[there]) for k, v in theirs.items()})
-    note = dict(genes=len(var), model_genes=len(old), matched=len(there), by=by, same_name=int((names[there] == np.array(old, dtype=object)[found[there]]).sum()))
+    module.load_state_dict(
+        {k: _taken(mine[k], v, axes.get(k), there, found[there]) for k, v in theirs.items()})
+    note = dict(genes=len(var), model_genes=len(old), matched=len(there), by=by,
+        same_name=int((names[there] == np.array(old, dtype=object)[found[there]]).sum()))
     log.info("init_from: %s", transfer_summary(note))
     return note
 
 # %% ../nbs/foundations/model.ipynb #c3145dec
 def _taken(mine, theirs, axis, new, old):
-    "A parameter for the new network: `theirs` where it has no genes, else with the rows or columns `old` put at `new`."
+    """A parameter for the new network: `theirs` where it has no genes, else with the rows or
+    columns `old` put at `new`."""
     if axis is None: return theirs.clone()
     out = torch.zeros_like(mine) if axis == 1 else mine.clone()
-    return out.index_copy_(axis, torch.as_tensor(new), theirs.to(out).index_select(axis, torch.as_tensor(old)))
+    return out.index_copy_(axis, torch.as_tensor(new),
+        theirs.to(out).index_select(axis, torch.as_tensor(old)))
 
 def transfer_summary(note):
     "A `transfer_` note in words."
-    return (f"{note['matched']:,} of {note['genes']:,} genes are known to the model ({note['model_genes']:,} genes), matched by {note['by']}"
-            + (f", {note['matched'] - note['same_name']:,} of them by other spelling" if note["same_name"] < note["matched"] else ""))
+    return (f"{note['matched']:,} of {note['genes']:,} genes are known to the "
+        f"model ({note['model_genes']:,} genes), matched by {note['by']}"
+        + (f", {note['matched'] - note['same_name']:,} of them by other spelling"
+            if note["same_name"] < note["matched"] else ""))
 
 # %% ../nbs/foundations/model.ipynb #38715042
 def _prepared(self, adata, layer, other):
-    "`prepared` data; starting from `other`, the genes it knows are chosen before the most variable ones."
+    """`prepared` data; starting from `other`, the genes it knows are chosen before the most
+    variable ones."""
     kw = self._preprocessing(adata)
     n = kw.get("n_top_genes")
     if other is None or n is None: return prepared(adata, layer=layer, **kw)
@@ -256,7 +310,9 @@ def _per_cell(self:Model, adata, function):
     module, parts = self.module_.to(device), []
     try:
         with torch.no_grad():
-            for b in batches(adata, batch_size=1024, shuffle=False, layer=self.layer_, recipe=self.recipe_, index=order, **self._fields()): parts.append(function(module, b.to(device)).float().cpu())
+            for b in batches(adata, batch_size=1024, shuffle=False, layer=self.layer_,
+                    recipe=self.recipe_, index=order, **self._fields()):
+                parts.append(function(module, b.to(device)).float().cpu())
     finally: module.to("cpu")
     out = torch.cat(parts).numpy()
     rows = np.empty_like(out)
@@ -284,7 +340,8 @@ def _in_place(self:Model,
 )->np.ndarray: # (cells, genes of the file), float32
     "`values` where the model's genes are in `adata`."
     if list(self.recipe_.genes) == list(map(str, adata.var_names)): return values
-    out = counts_of(adata, self.layer_).toarray() if rest is None else np.full(adata.shape, rest, np.float32)
+    out = counts_of(adata,
+        self.layer_).toarray() if rest is None else np.full(adata.shape, rest, np.float32)
     out[:, self.recipe_.match(adata)] = values
     return out
 
@@ -300,8 +357,9 @@ def write_to(self:Model,
     out = self._outputs(adata)
     for slot, values in out.items():
         for name, v in values.items(): getattr(adata, slot)[name.format(key=key)] = v
-    adata.uns[key] = dict(params=json.dumps(self.get_params(), default=str, sort_keys=True), version=self.version_, seed=self.seed_,
-        genes_hash=genes_hash(self.recipe_.genes), history={c: self.history_[c].to_numpy() for c in self.history_})
+    adata.uns[key] = dict(params=json.dumps(self.get_params(), default=str, sort_keys=True),
+        version=self.version_, seed=self.seed_, genes_hash=genes_hash(self.recipe_.genes),
+        history={c: self.history_[c].to_numpy() for c in self.history_})
     return adata
 
 # %% ../nbs/foundations/model.ipynb #02ea6cba
@@ -313,15 +371,26 @@ def save(self:Model,
     "Save the fitted model to a folder: model.json and model.safetensors."
     self._check_fitted()
     path = Path(path)
-    if path.exists() and not overwrite: raise InputError(f"{path} is there already: pass overwrite=True to replace it")
-    if path.exists() and not path.is_dir(): raise InputError(f"{path} is a file, not a folder, and is not replaced: name another folder")
-    if path.is_dir() and any(path.iterdir()) and not (path / "model.json").is_file(): raise InputError(f"{path} holds something else than a saved model and is not replaced: name another folder")
-    if not path.absolute().parent.is_dir(): raise InputError(f"folder {path.absolute().parent} does not exist: make it first")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is there already: pass overwrite=True to replace it")
+    if path.exists() and not path.is_dir():
+        raise InputError(
+            f"{path} is a file, not a folder, and is not replaced: name another folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / "model.json").is_file():
+        raise InputError(f"{path} holds something else than a saved model and is "
+            f"not replaced: name another folder")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"folder {path.absolute().parent} does not exist: make it first")
     tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
     tensors |= {f"recipe.{k}": torch.as_tensor(v) for k, v in self.recipe_.arrays().items()}
-    tensors |= {f"array.{k}": torch.as_tensor(np.asarray(getattr(self, k))) for k in self._fitted_arrays}
-    meta = dict(model=f"{type(self).__module__}:{type(self).__name__}", version=self.version_, params=self.get_params(), seed=self.seed_, layer=self.layer_, device="cpu" if self.device_ == "cpu" else "auto",
-        recipe=self.recipe_.to_dict(), genes_hash=genes_hash(self.recipe_.genes), history=_table_to_json(self.history_), transfer=getattr(self, "transfer_", None), fitted={k: _to_json(getattr(self, k)) for k in self._fitted_json})
+    tensors |= {f"array.{k}": torch.as_tensor(np.asarray(getattr(self, k)))
+        for k in self._fitted_arrays}
+    meta = dict(model=f"{type(self).__module__}:{type(self).__name__}", version=self.version_,
+        params=self.get_params(), seed=self.seed_, layer=self.layer_,
+        device="cpu" if self.device_ == "cpu" else "auto", recipe=self.recipe_.to_dict(),
+        genes_hash=genes_hash(self.recipe_.genes), history=_table_to_json(self.history_),
+        transfer=getattr(self, "transfer_", None),
+        fitted={k: _to_json(getattr(self, k)) for k in self._fitted_json})
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.absolute().parent))
     try:
         write_tensors(part / "model.safetensors", tensors, dict(version=self.version_))
@@ -332,11 +401,13 @@ def save(self:Model,
 # %% ../nbs/foundations/model.ipynb #26ff57b5
 def _table_to_json(df):
     "A table as lists, NaN as null."
-    return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()] for c in df}
+    return {c: [None if isinstance(v, float) and math.isnan(v) else v for v in df[c].tolist()]
+        for c in df}
 
 def _table_from_json(t):
     "The reverse of `_table_to_json`."
-    return pd.DataFrame({c: np.array(v, float) if v and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
+    return pd.DataFrame({c: np.array(v, float) if v
+            and all(i is None or isinstance(i, float) for i in v) else v for c, v in t.items()})
 
 def _to_json(v):
     "What JSON can hold, for numpy scalars, arrays and tables."
@@ -356,16 +427,22 @@ def load_model(
 )->Model: # the fitted model
     "Load a model that `save` wrote."
     path = Path(path)
-    if not (path / "model.json").is_file(): raise InputError(f"{path} holds no saved model: model.json is not there")
+    if not (path / "model.json").is_file():
+        raise InputError(f"{path} holds no saved model: model.json is not there")
     try: return _loaded(path, cls)
     except (InputError, MemoryError): raise
-    except Exception as e: raise InputError(f"{path} holds no model of this version of scnb, or is damaged ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
+    except Exception as e:
+        raise InputError(f"{path} holds no model of this version of scnb, or is damaged "
+            f"({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e
 
 def _model_meta(path):
     "What `model.json` in the folder `path` says."
     try: meta = json.loads((path / "model.json").read_text())
-    except ValueError: raise InputError(f"{path / 'model.json'} is damaged: it is not JSON") from None
-    if not isinstance(meta, dict) or not isinstance(meta.get("model"), str): raise InputError(f"{path} holds no model of this version of scnb, or is damaged: model.json names no model")
+    except ValueError:
+        raise InputError(f"{path / 'model.json'} is damaged: it is not JSON") from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("model"), str):
+        raise InputError(f"{path} holds no model of this version of "
+            f"scnb, or is damaged: model.json names no model")
     return meta
 
 def _loaded(path, cls=None):
@@ -376,24 +453,30 @@ def _loaded(path, cls=None):
     part = lambda p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
     params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
     model = cls(**params)
-    model.recipe_ = Recipe.from_parts(meta["recipe"], {k: v.numpy() for k, v in part("recipe.").items()})
+    model.recipe_ = Recipe.from_parts(meta["recipe"],
+        {k: v.numpy() for k, v in part("recipe.").items()})
     for k, v in meta["fitted"].items(): setattr(model, k, _from_json(v))
     for k, v in part("array.").items(): setattr(model, k, v.numpy())
     model.module_ = model._build(len(model.recipe_.genes))
     model.module_.load_state_dict(part("module."))
     model.module_.eval()
-    model.history_, model.seed_, model.layer_, model.version_ = _table_from_json(meta["history"]), meta["seed"], meta["layer"], meta["version"]
-    model.device_, model.n_features_in_, model.transfer_ = meta["device"], len(model.recipe_.genes), meta.get("transfer")
+    model.history_, model.seed_, model.layer_, model.version_ = (_table_from_json(meta["history"]),
+        meta["seed"], meta["layer"], meta["version"])
+    model.device_, model.n_features_in_, model.transfer_ = (meta["device"],
+        len(model.recipe_.genes), meta.get("transfer"))
     return model
 
 # %% ../nbs/foundations/model.ipynb #961ff26c
 def _own_class(path, name):
     "The class called `name` (\"module:Class\"), if it is scnb's own."
     module, _, cls = name.partition(":")
-    if not module.startswith("scnb."): raise InputError(f"{path} holds a model from outside scnb ({name}): load it with its own class, {cls}.load(path)")
+    if not module.startswith("scnb."):
+        raise InputError(f"{path} holds a model from outside scnb ({name}): load it with "
+            f"its own class, {cls}.load(path)")
     try: found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError): found = None
-    if not (isinstance(found, type) and issubclass(found, Model)): raise InputError(f"{path} names {name}, which is no model of this version of scnb")
+    if not (isinstance(found, type) and issubclass(found, Model)):
+        raise InputError(f"{path} names {name}, which is no model of this version of scnb")
     return found
 
 @patch(cls_method=True)
@@ -402,19 +485,22 @@ def load(cls:Model, path):
     path = Path(path)
     if (path / "model.json").is_file():
         name = _model_meta(path)["model"].partition(":")[2]
-        if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model: raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
+        if name not in {c.__name__ for c in cls.__subclasses__() + [cls]} and cls is not Model:
+            raise InputError(f"{path} holds a {name}, not a {cls.__name__}")
     return load_model(path, None if cls is Model else cls)
 
 # %% ../nbs/foundations/model.ipynb #4fe05568
 @patch
 def _fit(self:Model, module, fit:Fit)->dict:
     "Train in one stage, with early stopping and a learning-rate plateau."
-    fit.stage("train", self._task(module, fit), fit.settings.max_epochs, callbacks=_stoppers(fit.settings))
+    fit.stage("train", self._task(module, fit), fit.settings.max_epochs,
+        callbacks=_stoppers(fit.settings))
     return {}
 
 def _stoppers(settings:Settings, patience:int=15):
     "The callbacks that watch the held-out loss, if they are wanted."
-    return [ReduceLROnPlateau(patience=patience * 2 // 3), EarlyStopping(patience=patience)] if settings.early_stopping else []
+    return [ReduceLROnPlateau(patience=patience * 2 // 3),
+        EarlyStopping(patience=patience)] if settings.early_stopping else []
 
 # %% ../nbs/foundations/model.ipynb #14977b5e
 MODEL_REQUIREMENTS = {}      # what is promised -> function that asserts it
@@ -439,7 +525,8 @@ class RequirementCase:
 @requirement("the constructor only stores its keywords")
 def _(c):
     from sklearn.base import clone
-    kinds = [p.kind for n, p in inspect.signature(type(c.model).__init__).parameters.items() if n != "self"]
+    kinds = [p.kind for n,
+        p in inspect.signature(type(c.model).__init__).parameters.items() if n != "self"]
     assert all(k is inspect.Parameter.KEYWORD_ONLY for k in kinds)
     assert clone(c.model).get_params() == c.model.get_params()
 
@@ -454,12 +541,16 @@ def _(c):
 def _(c):
     a, before = c.adata.copy(), (torch.get_rng_state(), np.random.get_state())
     try:
-        torch.manual_seed(271828), np.random.seed(271828)       # a state that no fit so far can have left behind
+        # a state that no fit so far can have left behind
+        torch.manual_seed(271828), np.random.seed(271828)
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
         c.fit(a)
-        assert torch.equal(torch_state, torch.get_rng_state()) and (numpy_state == np.random.get_state()[1]).all(), "It seeds or draws from the whole process's generators"
+        assert (torch.equal(torch_state, torch.get_rng_state())
+            and (numpy_state == np.random.get_state()[1])
+            .all()), "It seeds or draws from the whole process's generators"
     finally: torch.set_rng_state(before[0]), np.random.set_state(before[1])
-    assert list(a.obs) == list(c.adata.obs) and list(a.var) == list(c.adata.var) and set(a.uns) == set(c.adata.uns) and set(a.layers) == set(c.adata.layers)
+    assert (list(a.obs) == list(c.adata.obs) and list(a.var) == list(c.adata.var)
+        and set(a.uns) == set(c.adata.uns) and set(a.layers) == set(c.adata.layers))
     assert (a.X != c.adata.X).nnz == 0
 
 # %% ../nbs/foundations/model.ipynb #def36946
@@ -495,7 +586,8 @@ def _(c):
     model = c.fit()
     with tempfile.TemporaryDirectory() as d:
         model.save(f"{d}/m")
-        assert np.array_equal(type(model).load(f"{d}/m").transform(c.adata), model.transform(c.adata))
+        assert np.array_equal(type(model).load(f"{d}/m").transform(c.adata),
+            model.transform(c.adata))
         try: model.save(f"{d}/m")
         except InputError: pass
         else: assert False, "a saved model was overwritten unasked"
@@ -515,8 +607,10 @@ def _(c):
     import anndata
     a = c.adata.copy()
     c.fit().write_to(a)
-    new = {f"{s}[{k!r}]" for s in ("obs", "obsm", "layers", "uns", "var") for k in set(getattr(a, s).keys()) - set(getattr(c.adata, s).keys())}
-    assert new and all(c.model._name in k or any(s in k for s in ("X_salient", "X_background")) for k in new), new
+    new = {f"{s}[{k!r}]" for s in ("obs", "obsm", "layers", "uns", "var")
+        for k in set(getattr(a, s).keys()) - set(getattr(c.adata, s).keys())}
+    assert new and all(c.model._name in k
+        or any(s in k for s in ("X_salient", "X_background")) for k in new), new
     with tempfile.TemporaryDirectory() as d:
         a.write_h5ad(f"{d}/a.h5ad")
         assert anndata.read_h5ad(f"{d}/a.h5ad").uns[c.model._name]["seed"] == c.kw["seed"]
@@ -541,9 +635,11 @@ def check_model(
     "Check that a model keeps the promises that users of the package rely on."
     from scnb.simulation import simulate
     adata = simulate(n_cells=150, n_genes=60, n_groups=3, seed=0) if adata is None else adata
-    case = RequirementCase(model, adata, dict(max_epochs=3, batch_size=64, seed=0, device="cpu", progress=False) | kw)
+    case = RequirementCase(model, adata,
+        dict(max_epochs=3, batch_size=64, seed=0, device="cpu", progress=False) | kw)
     case.first = case.embed()
     for text, check in MODEL_REQUIREMENTS.items():
         try: check(case)
-        except AssertionError as e: raise AssertionError(f"{type(model).__name__} breaks a promise: {text}. {e}") from e
+        except AssertionError as e:
+            raise AssertionError(f"{type(model).__name__} breaks a promise: {text}. {e}") from e
     return pd.DataFrame(dict(promise=list(MODEL_REQUIREMENTS), kept=True))

@@ -16,13 +16,15 @@ from .kernels import add_noise
 def norm_layer(
     kind:str, # "batch", "layer", "group" or "none"
     dim:int, # number of units
-    groups:int=None, # for "group": must divide `dim`; None: 8, or fewer so that a group has at least 4 units
+    # for "group": must divide `dim`; None: 8, or fewer so that a group has at least 4 units
+    groups:int=None,
 )->nn.Module: # maps (cells, dim) to (cells, dim)
     "The norm called `kind`, for `dim` hidden units."
-    fitting = [g for g in range(1, dim) if dim % g == 0] or [1]          # one unit in a group would be that unit less itself
+    # one unit in a group would be that unit less itself
+    fitting = [g for g in range(1, dim) if dim % g == 0] or [1]
     if groups is not None and groups not in fitting:
-        raise ValueError(f"groups={groups} does not divide the width {dim} into groups of at least two: "
-                         f"use one of {', '.join(map(str, fitting))}")
+        raise ValueError(f"groups={groups} does not divide the width {dim} into groups of at "
+            f"least two: " f"use one of {', '.join(map(str, fitting))}")
     if kind == "batch": return nn.BatchNorm1d(dim, momentum=0.01, eps=1e-3)
     if kind == "layer": return nn.LayerNorm(dim)
     if kind == "group":
@@ -72,7 +74,8 @@ def n_params(module:nn.Module)->int: # number of trainable numbers
 
 # %% ../nbs/foundations/nn.ipynb #576ef712
 def glorot_(module:nn.Module)->nn.Module: # the same module
-    "Glorot-uniform weights and zero biases in every linear layer (Glorot & Bengio 2010, eq. 16), in place."
+    """Glorot-uniform weights and zero biases in every linear layer (Glorot & Bengio 2010, eq.
+    16), in place."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)
@@ -83,7 +86,9 @@ def glorot_(module:nn.Module)->nn.Module: # the same module
 LIKELIHOODS, NORMS = ("nb", "zinb", "poisson", "mse"), ("batch", "layer", "group", "none")
 
 def _one_of(name, value, allowed):
-    if value not in allowed: raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(map(repr, allowed))}")
+    if value not in allowed:
+        raise ValueError(
+            f"{name}={value!r} is not known: use one of {', '.join(map(repr, allowed))}")
 
 # %% ../nbs/foundations/nn.ipynb #a6cec431
 class CountHead(nn.Module):
@@ -93,10 +98,12 @@ class CountHead(nn.Module):
         n_genes:int, # genes
         likelihood:str="zinb", # "nb", "zinb", "poisson" or "mse"
         dispersion:str="gene", # "gene": log_theta (genes,); "cell": (cells, genes)
-        limits:tuple=(-11.5, 13.8), # log_mu is clamped to these before the size factor: means from 1e-5 to 1e6, as in DCA
+        # log_mu is clamped to these before the size factor: means from 1e-5 to 1e6, as in DCA
+        limits:tuple=(-11.5, 13.8),
     ):
         super().__init__()
-        _one_of("likelihood", likelihood, LIKELIHOODS); _one_of("dispersion", dispersion, ("gene", "cell"))
+        _one_of("likelihood", likelihood, LIKELIHOODS)
+        _one_of("dispersion", dispersion, ("gene", "cell"))
         self.likelihood, self.dispersion, self.limits = likelihood, dispersion, limits
         self.mean = nn.Linear(n_in, n_genes)
         if likelihood == "zinb": self.dropout = nn.Linear(n_in, n_genes)
@@ -108,7 +115,8 @@ class CountHead(nn.Module):
         size_factor, # (cells,)
     )->dict: # "mean" for mse; else "log_mu" with its "limits" and "offset" and, where the likelihood has them, "log_theta", "pi_logits"
         if self.likelihood == "mse": return dict(mean=self.mean(h) * size_factor[:, None])
-        out = dict(log_mu=self.mean(h), limits=self.limits, offset=size_factor.log())      # (cells, genes), (2,), (cells,)
+        # (cells, genes), (2,), (cells,)
+        out = dict(log_mu=self.mean(h), limits=self.limits, offset=size_factor.log())
         if self.likelihood == "zinb": out["pi_logits"] = self.dropout(h)
         if hasattr(self, "theta"): out["log_theta"] = self.theta(h).clamp(-9.2, 9.2)
         elif hasattr(self, "log_theta"): out["log_theta"] = self.log_theta
@@ -124,7 +132,8 @@ def log_mean(
 # %% ../nbs/foundations/nn.ipynb #9dc4ee27
 def count_loss(
     likelihood:str, # "nb", "zinb", "poisson" or "mse"
-    x, # observed counts (cells, genes), dense or torch sparse CSR; for "mse" the values to reproduce
+    # observed counts (cells, genes), dense or torch sparse CSR; for "mse" the values to reproduce
+    x,
     out:dict, # what `CountHead` returned
     ridge:float=0., # ridge on pi, ZINB only (DCA)
     reduction:str="mean", # "mean" | "sum" | "none"
@@ -134,7 +143,8 @@ def count_loss(
     "The negative log-likelihood of counts `x` under the parameters in `out`."
     _one_of("likelihood", likelihood, LIKELIHOODS)
     if likelihood == "mse": return losses.mse(x, out["mean"], mask=mask, reduction=reduction)
-    kw = dict(mask=mask, limits=out.get("limits"), offset=out.get("offset"), reduction=reduction, backend=backend)
+    kw = dict(mask=mask, limits=out.get("limits"), offset=out.get("offset"),
+        reduction=reduction, backend=backend)
     if likelihood == "poisson": return losses.poisson_nll(x, out["log_mu"], **kw)
     if likelihood == "nb": return losses.nb_nll(x, out["log_mu"], out["log_theta"], **kw)
     return losses.zinb_nll(x, out["log_mu"], out["log_theta"], out["pi_logits"], ridge=ridge, **kw)
@@ -147,7 +157,8 @@ class GaussianLatent(nn.Module):
         n_latent:int, # latent dimensions
     ):
         super().__init__()
-        self.mean, self.logvar, self.generator = nn.Linear(n_in, n_latent), nn.Linear(n_in, n_latent), None
+        self.mean, self.logvar, self.generator = (nn.Linear(n_in, n_latent),
+            nn.Linear(n_in, n_latent), None)
     def forward(self, h): # (cells, n_in) -> sample, mean, log-variance, each (cells, n_latent)
         mean, logvar = self.mean(h), self.logvar(h).clamp(-15, 15)
         noise = torch.empty_like(mean).normal_(generator=self.generator)

@@ -20,7 +20,8 @@ from .metrics import kmeans, leiden, baseline, cluster_scores, relabel_by_size
 from .train import make_fabric, resolve_device
 
 # %% ../nbs/analysis/pipeline.ipynb #7c73fa5f
-METHODS = dict(scdeepcluster="scnb.scdeepcluster:ScDeepCluster", vae="scnb.vae_norms:VAE", dca="scnb.dca:DCA", pca=None)
+METHODS = dict(scdeepcluster="scnb.scdeepcluster:ScDeepCluster",
+    vae="scnb.vae_norms:VAE", dca="scnb.dca:DCA", pca=None)
 
 def model_class(
     method, # one of `METHODS`, or "module:Class"
@@ -30,11 +31,15 @@ def model_class(
     from scnb.model import Model
     if method in METHODS and METHODS[method] is None: return None
     where = METHODS.get(method, method if ":" in str(method) else None)
-    if where is None: raise InputError(f"method {method!r} is not known: use {', '.join(map(repr, METHODS))}, or 'module:Class' for a model of your own")
+    if where is None:
+        raise InputError(f"method {method!r} is not known: use {', '.join(map(repr, METHODS))}, or "
+            f"'module:Class' for a model of your own")
     module, _, name = where.partition(":")
     try: cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e: raise InputError(f"method {method!r}: {e}; is the module where Python finds it?") from None
-    if not (isinstance(cls, type) and issubclass(cls, Model)): raise InputError(f"method {method!r}: {name} is no subclass of scnb.model.Model")
+    except (ImportError, AttributeError, ValueError) as e:
+        raise InputError(f"method {method!r}: {e}; is the module where Python finds it?") from None
+    if not (isinstance(cls, type) and issubclass(cls, Model)):
+        raise InputError(f"method {method!r}: {name} is no subclass of scnb.model.Model")
     return cls
 
 # %% ../nbs/analysis/pipeline.ipynb #6da6911b
@@ -43,11 +48,16 @@ def _check_k(
     n_cells, # cells with counts
 ):
     "Raise an `InputError` unless `k` clusters can be made of `n_cells` cells."
-    if n_cells < 3: raise InputError(f"too few cells to cluster: {n_cells} with counts, and at least 3 are needed")
+    if n_cells < 3:
+        raise InputError(
+            f"too few cells to cluster: {n_cells} with counts, and at least 3 are needed")
     if k is None: return
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool): raise InputError(f"the number of clusters must be a whole number, not {k!r}")
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
+        raise InputError(f"the number of clusters must be a whole number, not {k!r}")
     if k < 2: raise InputError(f"the number of clusters must be at least 2, not {k}")
-    if k > n_cells: raise InputError(f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
+    if k > n_cells:
+        raise InputError(
+            f"{k:,} clusters cannot be made of {n_cells:,} cells with counts: ask for fewer")
 
 # %% ../nbs/analysis/pipeline.ipynb #67639766
 def check_machine(device="auto", precision="32-true"): # see `scnb.train.make_fabric`
@@ -66,12 +76,18 @@ def check_run(
 ): # CountReport
     "Look at all that can be wrong before any work is done."
     cls = model_class(method)
-    if cls is not None and n_top_genes != "default" and "n_top_genes" not in cls._get_param_names(): raise InputError(f"method {method!r} has no parameter n_top_genes: leave it out")
-    if method == "pca" and backed_counts(adata, layer) is not None: raise InputError("method 'pca' needs all counts in memory: read the file without --backed")
-    if n_top_genes not in ("default", None) and n_top_genes < 1: raise InputError(f"n_top_genes must be at least 1, not {n_top_genes}")
+    if cls is not None and n_top_genes != "default" and "n_top_genes" not in cls._get_param_names():
+        raise InputError(f"method {method!r} has no parameter n_top_genes: leave it out")
+    if method == "pca" and backed_counts(adata, layer) is not None:
+        raise InputError("method 'pca' needs all counts in memory: read the file without --backed")
+    if n_top_genes not in ("default", None) and n_top_genes < 1:
+        raise InputError(f"n_top_genes must be at least 1, not {n_top_genes}")
     check_machine(device, precision)
     report = check_counts(adata, layer=layer)
-    if report.n_genes < 2: raise InputError(f"these are {report.n_cells:,} cells and 1 gene, {str(adata.var_names[0])!r}: no matrix of counts" + (", but a table that scnb cluster wrote" if str(adata.var_names[0]) == "Cluster" else ""))
+    if report.n_genes < 2:
+        raise InputError(f"these are {report.n_cells:,} cells and 1 gene, "
+            f"{str(adata.var_names[0])!r}: no matrix of counts" + (", but a table that scnb "
+                "cluster wrote" if str(adata.var_names[0]) == "Cluster" else ""))
     _check_k(n_clusters, report.n_cells - report.n_empty_cells)
     return report
 
@@ -81,7 +97,8 @@ class Clustering:
     "What `cluster` found."
     codes: np.ndarray    # (cells,) int, 0 the largest cluster
     k_asked: int         # number of clusters that was asked for, or None
-    baseline: dict       # PCA and k-means, PCA and Leiden: labels and n_clusters; empty for data on disk
+    # PCA and k-means, PCA and Leiden: labels and n_clusters; empty for data on disk
+    baseline: dict
     model: object        # the fitted model; None for method "pca"
     method: str          # see `model_class`
     counts: object       # CountReport
@@ -93,7 +110,8 @@ class Clustering:
     @property
     def k_given(self): return self.k_asked is not None
     @property
-    def as_asked(self): return self.k_given and self.n_clusters in (1, self.k_asked)      # no cluster stayed empty, or only one did not
+    # no cluster stayed empty, or only one did not
+    def as_asked(self): return self.k_given and self.n_clusters in (1, self.k_asked)
     def sizes(self): return np.bincount(self.codes, minlength=self.n_clusters)
     def table(self, names):
         "The two columns of clusters.csv; `names`: of the cells."
@@ -104,20 +122,29 @@ class Clustering:
 def cluster(
     adata, # raw counts, cells x genes; left as it is
     n_clusters=None, # number of clusters; None: estimated from the counts
-    *, method="scdeepcluster", # "vae", "dca", or "module:Class": k-means where k is given, else Leiden, on its embedding; "pca": the same on principal components, the baseline itself
-    n_top_genes="default", # genes the model sees: the most variable ones, None for all, "default" for what the model takes by itself
+    # "vae", "dca", or "module:Class": k-means where k is given, else Leiden, on its embedding;
+    # "pca": the same on principal components, the baseline itself
+    *, method="scdeepcluster",
+    # genes the model sees: the most variable ones, None for all, "default" for what the model takes
+    # by itself
+    n_top_genes="default",
     layer=None, # see `scnb.counts.which_layer`
     seed=0, # decides everything random
     fast=False, # no refits of the network: the number of clusters from PCA
-    consensus=None, # let so many fits vote: this one, and more with the next seeds and the same number of clusters; at least 3
+    # let so many fits vote: this one, and more with the next seeds and the same number of clusters;
+    # at least 3
+    consensus=None,
     refits=None, # of the network, without some of the molecules each; 5 unless `fast`
     **fit, # further arguments of the model's `fit`: max_epochs, device, checkpoint_dir, ...
 )->Clustering:
     "Cluster cells; labels cannot be given."
     cls = model_class(method)
-    if method != "scdeepcluster" and (fast or consensus or refits): raise InputError(f"fast, consensus and refits do not go with method {method!r}")
-    if consensus is not None and consensus < 3: raise InputError(f"consensus={consensus}: a vote needs at least 3 fits")
-    start, report = time.perf_counter(), check_run(adata, n_clusters, method=method, n_top_genes=n_top_genes, layer=layer, **fit)
+    if method != "scdeepcluster" and (fast or consensus or refits):
+        raise InputError(f"fast, consensus and refits do not go with method {method!r}")
+    if consensus is not None and consensus < 3:
+        raise InputError(f"consensus={consensus}: a vote needs at least 3 fits")
+    start, report = (time.perf_counter(),
+        check_run(adata, n_clusters, method=method, n_top_genes=n_top_genes, layer=layer, **fit))
     model, codes, k = None, None, n_clusters
     genes = {} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)
     if method not in ("scdeepcluster", "pca"):
@@ -125,12 +152,17 @@ def cluster(
         codes = partition(model.transform(adata), adata, n_clusters, layer=layer, seed=seed)
         k = int(codes.max()) + 1
     if method == "scdeepcluster":
-        model = cls(n_clusters=n_clusters, refits=0 if fast else 5 if refits is None else refits, **genes).fit(adata, layer=layer, seed=seed, **fit)
+        model = cls(n_clusters=n_clusters, refits=0 if fast else 5 if refits is None else refits,
+            **genes).fit(adata, layer=layer, seed=seed, **fit)
         codes, k = model.predict(adata), model.n_clusters_
-    base = {} if backed_counts(adata, layer) is not None else baseline(adata, k, seed=seed, layer=layer)     # it needs all counts in memory
+    # it needs all counts in memory
+    base = {} if backed_counts(adata,
+        layer) is not None else baseline(adata, k, seed=seed, layer=layer)
     if codes is None: codes = base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
-    if several := bool(consensus) and k > 1: codes = _voted(adata, model, codes, consensus, layer, fit)
-    return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed), time.perf_counter() - start, several)
+    if several := bool(consensus) and k > 1:
+        codes = _voted(adata, model, codes, consensus, layer, fit)
+    return Clustering(np.asarray(codes, int), n_clusters, base, model, method, report, int(seed),
+        time.perf_counter() - start, several)
 
 # %% ../nbs/analysis/pipeline.ipynb #56b26fa1
 def partition(
@@ -149,25 +181,34 @@ def _voted(adata, model, codes, n, layer, fit): # -> (cells,) codes by size
     "The vote of a finished model and `n` - 1 more with the next seeds."
     from sklearn.base import clone
     from scnb.cluster_number import consensus_labels
-    fit = {k: v for k, v in fit.items() if k not in ("checkpoint_dir", "resume")}      # the folder is the first run's
-    more = [clone(model).set_params(n_clusters=model.n_clusters_, refits=0).fit(adata, layer=layer, seed=model.seed_ + i, **fit).predict(adata) for i in range(1, n)]
+    # the folder is the first run's
+    fit = {k: v for k, v in fit.items() if k not in ("checkpoint_dir", "resume")}
+    more = [clone(model).set_params(n_clusters=model.n_clusters_, refits=0).fit(adata, layer=layer,
+            seed=model.seed_ + i, **fit).predict(adata) for i in range(1, n)]
     return consensus_labels(np.stack([codes, *more]))[0]
 
 def write_clusters(run:Clustering, adata):
-    "Write the model's keys into `adata`; where fits have voted, their clusters, and no confidence of the one model."
+    """Write the model's keys into `adata`; where fits have voted, their clusters, and no
+    confidence of the one model."""
     run.model.write_to(adata)
     name = run.model._name
-    if not run.voted and hasattr(run.model, "stages_"): return                   # its own `write_to` wrote them
+    # its own `write_to` wrote them
+    if not run.voted and hasattr(run.model, "stages_"): return
     adata.obs[name] = pd.Categorical.from_codes(run.codes, [str(i) for i in range(run.n_clusters)])
-    adata.obs.drop(columns=[f"{name}_confidence", f"{name}_stability"], errors="ignore", inplace=True)
+    adata.obs.drop(columns=[f"{name}_confidence", f"{name}_stability"],
+        errors="ignore", inplace=True)
 
 def check_storable(adata, path, name="--h5ad"):
     "Find out before the work whether the tables of `adata` can be written as .h5ad."
     import anndata
     from scnb.reading import h5ad_bytes
-    if Path(path).suffix != ".h5ad": raise InputError(f"{name} {path}: the name must end with .h5ad")
-    try: h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
-    except Exception as e: raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad ({' '.join(str(e).split())[:200]}); convert or remove what it names") from e
+    if Path(path).suffix != ".h5ad":
+        raise InputError(f"{name} {path}: the name must end with .h5ad")
+    try:
+        h5ad_bytes(anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns)))
+    except Exception as e:
+        raise InputError(f"{name} {path}: this file's tables cannot be written as .h5ad "
+            f"({' '.join(str(e).split())[:200]}); convert or remove what it names") from e
 
 # %% ../nbs/analysis/pipeline.ipynb #8a114871
 def _run_metrics(
@@ -178,9 +219,11 @@ def _run_metrics(
     known = lambda pred: {} if labels is None else cluster_scores(labels, pred)
     own = {k: v for k, v in known(run.codes).items() if k in ("ari", "nmi", "acc")}
     if labels is not None: own["n_labelled"] = int(pd.notna(np.asarray(labels, dtype=object)).sum())
-    base = {name: {"n_clusters": int(b["n_clusters"]), **known(b["labels"])} for name, b in run.baseline.items()}
-    return dict(model=run.method, n_cells=len(run.codes), n_clusters=run.n_clusters, k_given=run.k_given, **own, baseline=base,
-                stages=_stage_records(run.model, labels), seconds=round(run.seconds, 2), peak_mb=peak_mb(), seed=run.seed, version=__version__)
+    base = {name: {"n_clusters": int(b["n_clusters"]), **known(b["labels"])} for name,
+        b in run.baseline.items()}
+    return dict(model=run.method, n_cells=len(run.codes), n_clusters=run.n_clusters,
+        k_given=run.k_given, **own, baseline=base, stages=_stage_records(run.model, labels),
+        seconds=round(run.seconds, 2), peak_mb=peak_mb(), seed=run.seed, version=__version__)
 
 def _stage_records(model, labels=None):
     "`stages_` as a list of dicts, with scores where labels are known."
@@ -190,16 +233,20 @@ def _stage_records(model, labels=None):
 def records(table):
     "The rows of a table as dicts that JSON can hold: missing values become null."
     plain = lambda v: v.item() if isinstance(v, np.generic) else v
-    return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k, v in row.items()} for row in table.to_dict("records")]
+    return [{k: None if pd.api.types.is_scalar(v) and pd.isna(v) else plain(v) for k,
+            v in row.items()} for row in table.to_dict("records")]
 
 # %% ../nbs/analysis/pipeline.ipynb #f0f344c3
 def peak_mb():
     "Peak memory of this process so far in MB, or None where the system does not say."
-    try: return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024, 1)
+    try:
+        return round(int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))
+                .split()[1]) / 1024, 1)
     except (OSError, StopIteration): pass
     try: import resource
     except ImportError: return None
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF)
+        .ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 # %% ../nbs/analysis/pipeline.ipynb #b3823ecb
 def labels_of(
@@ -209,7 +256,9 @@ def labels_of(
     "Known labels; an `InputError` if there are none where they should be."
     if label_key is None: return None
     labels = column(adata, label_key, "label")
-    if labels.isna().all(): raise InputError(f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
+    if labels.isna().all():
+        raise InputError(
+            f"obs[{label_key!r}] holds no label: all {len(labels):,} values are missing")
     return labels
 
 # %% ../nbs/analysis/pipeline.ipynb #aaf26b01
@@ -218,7 +267,9 @@ def machine():
     import torch
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words = [f"{n} core{'s' if n != 1 else ''}"]
-    try: words.append(f"{round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30)} GiB")
+    try:
+        words.append(
+            f"{round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30)} GiB")
     except (AttributeError, ValueError, OSError): pass
     if torch.cuda.is_available(): words.append(torch.cuda.get_device_name())
     return ", ".join(words)
@@ -226,11 +277,14 @@ def machine():
 def versions():
     "Versions of what decides the numbers."
     from importlib.metadata import version
-    return dict(python=platform.python_version(), scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "numba", "igraph", "leidenalg", "anndata", "scanpy")}
+    return dict(python=platform.python_version(),
+        scnb=__version__) | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn",
+            "numba", "igraph", "leidenalg", "anndata", "scanpy")}
 
 # %% ../nbs/analysis/pipeline.ipynb #7d8de45e
 def stem(path):
     "A file's name without folder and endings."
     name = Path(path).resolve().name
-    for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"): name = name.removesuffix(end)
+    for end in (".gz", ".h5ad", ".h5", ".hdf5", ".mtx", ".csv", ".tsv", ".txt"):
+        name = name.removesuffix(end)
     return name

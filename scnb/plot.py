@@ -16,22 +16,28 @@ from .counts import InputError
 from .metrics import keep_random_state, confusion as confusion_table, label_codes
 
 # %% ../nbs/foundations/plot.ipynb #f0b38bf6
-STYLE = {"figure.dpi": 100, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8,
-         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.linewidth": .8, "axes.grid": False,
-         "text.color": "#222222", "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444", "axes.axisbelow": True,
-         "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "legend.frameon": False, "lines.linewidth": 1.6,
-         "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "svg.hashsalt": "scnb", "svg.fonttype": "none"}
+STYLE = {"figure.dpi": 100, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.linewidth": .8,
+    "axes.grid": False, "text.color": "#222222", "axes.labelcolor": "#222222",
+    "xtick.color": "#444444", "ytick.color": "#444444", "axes.axisbelow": True,
+    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+    "legend.frameon": False, "lines.linewidth": 1.6, "font.sans-serif": ["DejaVu Sans", "Verdana",
+        "Arial"], "svg.hashsalt": "scnb", "svg.fonttype": "none"}
 
 def style(): # context manager
     "The project's matplotlib settings, for the length of a `with` block."
     from matplotlib import font_manager as fm, style as mpl_style
     have = set(fm.get_font_names())
-    cjk = [f for f in ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei", "SimHei") if f in have]
+    cjk = [f for f in ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
+            "PingFang SC", "Microsoft YaHei", "SimHei") if f in have]
     return mpl_style.context(["default", {**STYLE, "font.family": ["sans-serif", *cjk]}])
 
 # %% ../nbs/foundations/plot.ipynb #5d3c51eb
-PALETTE = ("#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #692D0F #780069 #C3B469 #2D5AD2 #D22D4B #782D4B #4B96FF #007878 #3C693C #FF8796 "
-           "#964B00 #00C3D2 #5A2D96 #5AA53C #696996 #87A569 #A569D2 #B41E69 #E1B44B #2D4B87 #5AC3A5 #692D2D #F0A587 #A52D2D #FF96FF #E1783C").split()
+PALETTE = ("#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #692D0F #780069 #C3B469 #2D5AD2 "
+    "#D22D4B #782D4B #4B96FF #007878 #3C693C #FF8796 "
+    "#964B00 #00C3D2 #5A2D96 #5AA53C #696996 #87A569 #A569D2 #B41E69 #E1B44B #2D4B87 "
+    "#5AC3A5 #692D2D #F0A587 #A52D2D #FF96FF #E1783C").split()
 GREY, INK = "#B8B8B8", "#222222"
 
 def colors(
@@ -85,7 +91,8 @@ def _bytes(
     import matplotlib.pyplot as plt
     fig, out = getattr(fig, "figure", fig), io.BytesIO()
     with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")             # a script for which no font is installed
+        # a script for which no font is installed
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         fig.savefig(out, format=format, dpi=dpi, bbox_inches="tight", pad_inches=.05, metadata=meta)
     plt.close(fig)
     return out.getvalue()
@@ -98,7 +105,8 @@ def _small(
     import io
     from PIL import Image
     out = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="png", optimize=True)
+    Image.open(io.BytesIO(data)).convert("RGB").quantize(256,
+        dither=Image.Dither.NONE).save(out, format="png", optimize=True)
     return out.getvalue()
 
 # %% ../nbs/foundations/plot.ipynb #6e01f6ba
@@ -131,7 +139,8 @@ def show(
     "Put a figure on a notebook page, small and with repeatable bytes."
     from matplotlib.collections import PathCollection
     fig = getattr(fig, "figure", fig)
-    format = format or ("png" if any(isinstance(c, PathCollection) and c.get_rasterized() for a in fig.axes for c in a.collections) else "svg")
+    format = format or ("png" if any(isinstance(c, PathCollection) and c.get_rasterized()
+            for a in fig.axes for c in a.collections) else "svg")
     return Picture(png(fig) if format == "png" else svg(fig), format)
 
 # %% ../nbs/foundations/plot.ipynb #31232532
@@ -148,7 +157,8 @@ def lines(
     with style():
         ax = new_axes(ax, (4.6, 3.))
         for i, c in enumerate(df):
-            ax.plot(df.index, df[c], color=colors(i + 1)[-1], ls=DASHES[i % len(DASHES)], marker=marker, ms=3, label=_text(c))
+            ax.plot(df.index, df[c], color=colors(i + 1)[-1],
+                ls=DASHES[i % len(DASHES)], marker=marker, ms=3, label=_text(c))
         if df.shape[1] > 1: ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
         return _finish(ax, title, xlabel, ylabel)
 
@@ -162,13 +172,16 @@ def umap(
     "UMAP coordinates, repeatable; any number of cells from one."
     z = np.asarray(z, dtype=np.float32)
     if z.ndim != 2: raise InputError(f"the embedding must be cells x dims; got shape {z.shape}")
-    if not np.isfinite(z).all(): raise InputError(f"the embedding is not finite in {(~np.isfinite(z)).any(1).sum()} cells")
+    if not np.isfinite(z).all():
+        raise InputError(f"the embedding is not finite in {(~np.isfinite(z)).any(1).sum()} cells")
     n = len(z)
-    if n < 5: return np.c_[z, np.zeros((n, 2), np.float32)][:, :2]                    # nothing to lay out
+    # nothing to lay out
+    if n < 5: return np.c_[z, np.zeros((n, 2), np.float32)][:, :2]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP
-        fit = UMAP(n_neighbors=min(n_neighbors, n - 1), random_state=seed, n_jobs=1, init="spectral" if n > 30 else "random")
+        fit = UMAP(n_neighbors=min(n_neighbors, n - 1), random_state=seed,
+            n_jobs=1, init="spectral" if n > 30 else "random")
         return np.asarray(fit.fit_transform(z), dtype=np.float32)
 
 # %% ../nbs/foundations/plot.ipynb #3040a12a
@@ -177,7 +190,9 @@ def _kind(
 )->str:    # "categorical" or "continuous"
     "What kind of values are these?"
     s = pd.Series(color)
-    if isinstance(s.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(s) or not pd.api.types.is_numeric_dtype(s): return "categorical"
+    if (isinstance(s.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(s)
+            or not pd.api.types.is_numeric_dtype(s)):
+        return "categorical"
     return "categorical" if pd.api.types.is_integer_dtype(s) and s.nunique() <= 40 else "continuous"
 
 # %% ../nbs/foundations/plot.ipynb #7ec0eaa8
@@ -187,7 +202,8 @@ def _on_data(ax, xy, codes, names):
     for i, name in enumerate(names):
         p = xy[codes == i]
         at = p[np.argmin(((p - np.median(p, 0))**2).sum(1))]
-        ax.text(*at, name, ha="center", va="center", fontsize=8, fontweight="bold", color=INK, path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])
+        ax.text(*at, name, ha="center", va="center", fontsize=8, fontweight="bold", color=INK,
+            path_effects=[patheffects.withStroke(linewidth=2.2, foreground="white")])
 
 def _beside(ax, names, rgb, missing, label, rows=17, most=68):
     "A legend on the right, in as many columns as it needs."
@@ -196,31 +212,41 @@ def _beside(ax, names, rgb, missing, label, rows=17, most=68):
     handles = [dot(c, n) for n, c in zip(names[:most], rgb)]
     if len(names) > most: handles.append(dot("none", f"and {len(names) - most} more"))
     if missing: handles.append(dot(GREY, "no label"))
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), ncols=-(-len(handles) // rows), handletextpad=.2, columnspacing=1.,
-              labelspacing=.35, borderaxespad=0, title=_text(label) if label else None, alignment="left")
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02),
+        ncols=-(-len(handles) // rows), handletextpad=.2, columnspacing=1.,
+        labelspacing=.35, borderaxespad=0, title=_text(label) if label else None, alignment="left")
 
 # %% ../nbs/foundations/plot.ipynb #8fe933a0
 def _categories(ax, xy, color, legend, label, size):
     "Points by category, then their names."
     codes, levels = label_codes(color)
     k = len(levels)
-    rgb = np.array(colors(k) + [GREY])                                               # code -1 takes the grey at the end
-    order = np.random.default_rng(0).permutation(len(xy)); order = order[np.argsort(codes[order] >= 0, kind="stable")]
+    # code -1 takes the grey at the end
+    rgb = np.array(colors(k) + [GREY])
+    order = np.random.default_rng(0).permutation(len(xy))
+    order = order[np.argsort(codes[order] >= 0, kind="stable")]
     ax.scatter(*xy[order].T, s=size, c=rgb[codes[order]], lw=0, alpha=.9, rasterized=True)
     legend = ("side" if k <= 8 else "both") if legend == "auto" else legend
     short = all(len(str(l)) <= 3 for l in levels)
-    numbered = legend == "both" and not short                                        # long names: numbers on the points, names beside
-    if legend in ("data", "both"): _on_data(ax, xy, codes, [_text(l, 20) if not numbered else str(i + 1) for i, l in enumerate(levels)])
-    if legend in ("side", "both"): _beside(ax, [(f"{i + 1}  " if numbered else "") + _text(l, 32 if k < 17 else 24) for i, l in enumerate(levels)], rgb, (codes < 0).any(), label)
+    # long names: numbers on the points, names beside
+    numbered = legend == "both" and not short
+    if legend in ("data", "both"):
+        _on_data(ax, xy, codes,
+            [_text(l, 20) if not numbered else str(i + 1) for i, l in enumerate(levels)])
+    if legend in ("side", "both"):
+        _beside(ax, [(f"{i + 1}  " if numbered else "") + _text(l, 32 if k < 17 else 24) for i,
+                l in enumerate(levels)], rgb, (codes < 0).any(), label)
 
 # %% ../nbs/foundations/plot.ipynb #a6ff8009
 def _continuous(ax, xy, color, legend, label, size):
     "Points by value, low ones first, with a colour bar."
-    v = pd.to_numeric(pd.Series(np.asarray(color)), errors="coerce").to_numpy(float, na_value=np.nan)
+    v = pd.to_numeric(pd.Series(np.asarray(color)),
+        errors="coerce").to_numpy(float, na_value=np.nan)
     v[~np.isfinite(v)] = np.nan
     ok = np.isfinite(v); order = np.argsort(v[ok], kind="stable")
     if (~ok).any(): ax.scatter(*xy[~ok].T, s=size, c=GREY, lw=0, rasterized=True)
-    pts = ax.scatter(*xy[ok][order].T, s=size, c=v[ok][order], cmap="viridis", lw=0, rasterized=True)
+    pts = ax.scatter(*xy[ok][order].T, s=size, c=v[ok][order],
+        cmap="viridis", lw=0, rasterized=True)
     if legend != "none" and ok.any():
         bar = ax.figure.colorbar(pts, ax=ax, shrink=.8, pad=.03, label=_text(label or "value"))
         bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
@@ -232,7 +258,9 @@ def embedding(
     title=None,     # text above
     *,
     kind="auto",    # "categorical", "continuous"
-    legend="auto",  # "side", "data" (names on the points), "both", "none"; auto: side, and both beyond eight categories
+    # "side", "data" (names on the points), "both", "none"; auto: side, and both beyond eight
+    # categories
+    legend="auto",
     label=None,     # name of the values, for the legend or colour bar
     axes=("UMAP 1", "UMAP 2"), # names of the axes
     size=None,      # of a point
@@ -240,12 +268,17 @@ def embedding(
 ):                  # Axes
     "The cells in two dimensions, coloured."
     xy = np.asarray(xy, dtype=float)
-    if xy.ndim != 2 or xy.shape[1] != 2: raise InputError(f"positions must be cells x 2; got shape {xy.shape}")
-    if kind not in ("auto", "categorical", "continuous"): raise InputError(f"kind must be auto, categorical or continuous, not {kind!r}")
-    if legend not in ("auto", "side", "data", "both", "none"): raise InputError(f"legend must be auto, side, data, both or none, not {legend!r}")
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        raise InputError(f"positions must be cells x 2; got shape {xy.shape}")
+    if kind not in ("auto", "categorical", "continuous"):
+        raise InputError(f"kind must be auto, categorical or continuous, not {kind!r}")
+    if legend not in ("auto", "side", "data", "both", "none"):
+        raise InputError(f"legend must be auto, side, data, both or none, not {legend!r}")
     if color is None: color, legend = np.zeros(len(xy), int), "none"
-    if len(color) != len(xy): raise InputError(f"{len(xy)} positions but {len(color)} colours: give one of each per cell")
-    draw = _categories if (_kind(color) if kind == "auto" else kind) == "categorical" else _continuous
+    if len(color) != len(xy):
+        raise InputError(f"{len(xy)} positions but {len(color)} colours: give one of each per cell")
+    draw = _categories if (_kind(color) if kind == "auto"
+        else kind) == "categorical" else _continuous
     with style():
         ax = new_axes(ax)
         draw(ax, xy, color, legend, label, size or float(np.clip(9000 / max(len(xy), 1), 2, 24)))
@@ -263,18 +296,24 @@ def confusion(
 ):               # Axes
     "Which labels went into which clusters?"
     n = confusion_table(labels, pred)
-    n = n.iloc[:, np.lexsort((-n.values.max(0), n.values.argmax(0)))]                # by commonest label, then by size
-    share = n.values / np.maximum(n.values.sum(1, keepdims=True), 1)                 # (labels, clusters)
+    # by commonest label, then by size
+    n = n.iloc[:, np.lexsort((-n.values.max(0), n.values.argmax(0)))]
+    # (labels, clusters)
+    share = n.values / np.maximum(n.values.sum(1, keepdims=True), 1)
     with style():
         ax = new_axes(ax, (1.2 + .38 * max(n.shape[1], 4), .9 + .3 * max(n.shape[0], 4)))
         im = ax.pcolormesh(share, cmap="Blues", vmin=0, vmax=1, edgecolors="white", lw=.5)
         for i, j in zip(*np.nonzero(n.values)):
-            ax.text(j + .5, i + .5, f"{n.values[i, j]}", ha="center", va="center", fontsize=6.5, color="white" if share[i, j] > .55 else INK)
+            ax.text(j + .5, i + .5, f"{n.values[i, j]}", ha="center", va="center", fontsize=6.5,
+                color="white" if share[i, j] > .55 else INK)
         ax.invert_yaxis(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
         ax.set_yticks(np.arange(n.shape[0]) + .5, [_text(l, 24) for l in n.index])
         long = max(len(str(c)) for c in n.columns) > 3
-        ax.set_xticks(np.arange(n.shape[1]) + .5, [_text(c, 24) for c in n.columns], rotation=45 if long else 0, ha="right" if long else "center")
-        bar = ax.figure.colorbar(im, ax=ax, shrink=.8, pad=.02, label=f"share of the {names[0]}"); bar.outline.set_visible(False); bar.ax.tick_params(labelsize=8)
+        ax.set_xticks(np.arange(n.shape[1]) + .5, [_text(c, 24) for c in n.columns],
+            rotation=45 if long else 0, ha="right" if long else "center")
+        bar = ax.figure.colorbar(im, ax=ax, shrink=.8, pad=.02, label=f"share of the {names[0]}")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8)
         return _finish(ax, title, names[1], names[0])
 
 # %% ../nbs/foundations/plot.ipynb #7aa937f4
@@ -287,15 +326,19 @@ def _along(
 
 # %% ../nbs/foundations/plot.ipynb #720740c6
 def _stage_marks(ax, x, stage):
-    "A dotted line where a stage begins, its name at the top; returns the room a title must leave for the names."
+    """A dotted line where a stage begins, its name at the top; returns the room a title must
+    leave for the names."""
     start = np.r_[0, np.flatnonzero(stage[1:] != stage[:-1]) + 1]
     if len(start) < 2: return None
-    at = np.r_[x[0], (x[start[1:] - 1] + x[start[1:]]) / 2]                           # where each begins
+    # where each begins
+    at = np.r_[x[0], (x[start[1:] - 1] + x[start[1:]]) / 2]
     room = np.diff(np.r_[at, x[-1]]) / max(x[-1] - x[0], 1e-9)
     for n, i in enumerate(start):
         if n: ax.axvline(at[n], color="#777777", lw=.8, ls=":")
-        up = 10 if n % 2 and room.min() < .25 else 0                                  # no room side by side: one above the other
-        ax.annotate(_text(stage[i], 16), (at[n], 1.), xycoords=("data", "axes fraction"), xytext=(2, 2 + up), textcoords="offset points", fontsize=7, color="#555555", va="bottom")
+        # no room side by side: one above the other
+        up = 10 if n % 2 and room.min() < .25 else 0
+        ax.annotate(_text(stage[i], 16), (at[n], 1.), xycoords=("data", "axes fraction"), xytext=(2,
+                2 + up), textcoords="offset points", fontsize=7, color="#555555", va="bottom")
     return 24
 
 # %% ../nbs/foundations/plot.ipynb #ba71d428
@@ -311,12 +354,16 @@ def losses(
     "Training and held-out loss by epoch, stages marked."
     h = pd.DataFrame(history)
     use = [c for c in columns if c in h and pd.to_numeric(h[c], errors="coerce").notna().any()]
-    if not use: raise InputError(f"history has none of the columns {', '.join(columns)}; it has: {', '.join(map(str, h.columns)) or 'none'}")
-    x, nice = _along(h), {"loss": "training", "val_loss": "held out", "nll": "training", "val_nll": "held out"}
+    if not use:
+        raise InputError(f"history has none of the columns {', '.join(columns)}; it has: "
+            f"{', '.join(map(str, h.columns)) or 'none'}")
+    x, nice = _along(h), {"loss": "training", "val_loss": "held out",
+        "nll": "training", "val_nll": "held out"}
     with style():
         ax = new_axes(ax, (4.6, 3.))
         for i, c in enumerate(use):
-            ax.plot(x, pd.to_numeric(h[c], errors="coerce"), color=colors(i + 1)[-1], ls=DASHES[i % 5], marker="o" if len(h) < 3 else None, ms=3, label=_text(nice.get(c, c)))
+            ax.plot(x, pd.to_numeric(h[c], errors="coerce"), color=colors(i + 1)[-1], ls=DASHES[
+                    i % 5], marker="o" if len(h) < 3 else None, ms=3, label=_text(nice.get(c, c)))
         if log: ax.set_yscale("log")
         ax.xaxis.get_major_locator().set_params(integer=True)
         pad = _stage_marks(ax, x, h["stage"].astype(str).to_numpy()) if "stage" in h else None
@@ -333,19 +380,30 @@ def stages(
 ):               # Axes
     "Label changes and, where known, ARI over the stages; the chosen one marked."
     d = pd.DataFrame(df).reset_index(drop=True)
-    use = [(c, l) for c, l in (("label_change", "labels changed"), ("ari", "ARI")) if c in d and d[c].notna().any()]
-    if not use: raise InputError(f"stages has neither label_change nor ari; it has: {', '.join(map(str, d.columns)) or 'none'}")
-    if chosen is None and "chosen" in d and d["chosen"].any(): chosen = int(np.flatnonzero(d["chosen"])[0])
-    if chosen is not None and not 0 <= chosen < len(d): raise InputError(f"chosen is row {chosen}, but there are {len(d)}")
+    use = [(c, l) for c,
+        l in (("label_change", "labels changed"), ("ari", "ARI")) if c in d and d[c].notna().any()]
+    if not use:
+        raise InputError(f"stages has neither label_change nor ari; it has: "
+            f"{', '.join(map(str, d.columns)) or 'none'}")
+    if chosen is None and "chosen" in d and d["chosen"].any():
+        chosen = int(np.flatnonzero(d["chosen"])[0])
+    if chosen is not None and not 0 <= chosen < len(d):
+        raise InputError(f"chosen is row {chosen}, but there are {len(d)}")
     x = _along(d)
     with style():
         ax = new_axes(ax, (4.6, 3.))
-        for i, (c, l) in enumerate(use): ax.plot(x, d[c].astype(float), color=colors(2)[i], ls=DASHES[i], marker="os"[i], ms=4, label=l)
-        if chosen is not None: ax.axvline(x[chosen], color=INK, lw=1, ls=":", label="chosen" + (f": {_text(d['stage'][chosen], 16)}" if "stage" in d else ""))
-        ax.set_ylim(min(0, *(d[c].min() for c, _ in use)) - .03, 1.03); ax.xaxis.get_major_locator().set_params(integer=True)
+        for i, (c, l) in enumerate(use):
+            ax.plot(x, d[c].astype(float), color=colors(2)[i], ls=DASHES[i],
+                marker="os"[i], ms=4, label=l)
+        if chosen is not None:
+            ax.axvline(x[chosen], color=INK, lw=1, ls=":",
+                label="chosen" + (f": {_text(d['stage'][chosen], 16)}" if "stage" in d else ""))
+        ax.set_ylim(min(0, *(d[c].min() for c, _ in use)) - .03, 1.03)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         pad = _stage_marks(ax, x, d["stage"].astype(str).to_numpy()) if "stage" in d else None
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
-        return _finish(ax, title, "epoch", "share of cells; ARI" if len(use) > 1 else "share of cells" if use[0][0] == "label_change" else "ARI", pad)
+        return _finish(ax, title, "epoch", "share of cells; ARI" if len(use) > 1
+            else "share of cells" if use[0][0] == "label_change" else "ARI", pad)
 
 # %% ../nbs/foundations/plot.ipynb #01f9a942
 def curve_k(
@@ -363,15 +421,23 @@ def curve_k(
     d = (d if "k" in d else d.rename_axis("k").reset_index()).sort_values("k")
     num = [c for c in d.select_dtypes("number") if c not in ("k", "sd", "chosen")]
     y = y or (num[0] if num else None)
-    if y not in d: raise InputError(f"no column {y!r} to draw against k; there are: {', '.join(map(str, d.columns))}")
+    if y not in d:
+        raise InputError(
+            f"no column {y!r} to draw against k; there are: {', '.join(map(str, d.columns))}")
     for k in (chosen, runner_up):
-        if k is not None and k not in set(d["k"]): raise InputError(f"k = {k} is not among those tried: {', '.join(map(str, d['k']))}")
+        if k is not None and k not in set(d["k"]):
+            raise InputError(f"k = {k} is not among those tried: {', '.join(map(str, d['k']))}")
     with style():
         ax = new_axes(ax, (4.6, 3.))
         ax.plot(d["k"], d[y], color=PALETTE[0], marker="o", ms=4)
-        if "sd" in d: ax.fill_between(d["k"], d[y] - d["sd"], d[y] + d["sd"], color=PALETTE[0], alpha=.15, lw=0)
-        for k, name, c, s in ((chosen, "chosen", PALETTE[5], "D"), (runner_up, "runner-up", INK, "s")):
-            if k is not None: ax.plot([k], d.loc[d["k"] == k, y], ls="", marker=s, ms=9, mfc="none", mec=c, mew=1.8, label=f"{name}: k = {k}")
+        if "sd" in d:
+            ax.fill_between(d["k"], d[y] - d["sd"], d[y] + d["sd"],
+                color=PALETTE[0], alpha=.15, lw=0)
+        for k, name, c, s in ((chosen, "chosen", PALETTE[5], "D"),
+                (runner_up, "runner-up", INK, "s")):
+            if k is not None:
+                ax.plot([k], d.loc[d["k"] == k, y], ls="", marker=s, ms=9, mfc="none",
+                    mec=c, mew=1.8, label=f"{name}: k = {k}")
         if chosen is not None or runner_up is not None: ax.legend(loc="best")
         ax.xaxis.get_major_locator().set_params(integer=True)
         return _finish(ax, title, "number of clusters k", ylabel or str(y).replace("_", " "))
@@ -387,13 +453,18 @@ def cluster_number(
     "Share explained, share returned and their product against the number of clusters."
     t = pd.DataFrame(table).sort_values("k")
     for k in (chosen, runner_up):
-        if k not in (None, 1) and k not in set(t["k"]): raise InputError(f"k = {k} is not among those tried: {', '.join(map(str, t['k']))}")
+        if k not in (None, 1) and k not in set(t["k"]):
+            raise InputError(f"k = {k} is not among those tried: {', '.join(map(str, t['k']))}")
     with style():
         ax = new_axes(ax, (4.8, 3.))
-        for c, color, ls in (("explained", PALETTE[0], "--"), ("returned", PALETTE[1], ":"), ("score", INK, "-")):
-            ax.plot(t["k"], t[c], color=color, ls=ls, marker="o" if c == "score" else None, ms=4, label="product" if c == "score" else c)
+        for c, color, ls in (("explained", PALETTE[0], "--"),
+                ("returned", PALETTE[1], ":"), ("score", INK, "-")):
+            ax.plot(t["k"], t[c], color=color, ls=ls, marker="o" if c == "score" else None, ms=4,
+                label="product" if c == "score" else c)
         for k, name, m in ((chosen, "chosen", "D"), (runner_up, "runner-up", "s")):
-            if k not in (None, 1): ax.plot([k], t.loc[t["k"] == k, "score"], ls="", marker=m, ms=9, mfc="none", mec=PALETTE[5] if m == "D" else INK, mew=1.8, label=f"{name}: k = {k}")
+            if k not in (None, 1):
+                ax.plot([k], t.loc[t["k"] == k, "score"], ls="", marker=m, ms=9, mfc="none",
+                    mec=PALETTE[5] if m == "D" else INK, mew=1.8, label=f"{name}: k = {k}")
         ax.legend(loc="lower right")
         ax.set_ylim(-.03, 1.03)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -404,11 +475,15 @@ def _score_table(
     table, value, by, group, # as in `scores`
 )->pd.DataFrame:             # columns by, group, value
     "One row per run."
-    t = pd.DataFrame.from_dict({m: {k: v for k, v in r.items() if np.isscalar(v)} for m, r in table.items()}, orient="index") if isinstance(table, dict) else pd.DataFrame(table)
+    t = pd.DataFrame.from_dict({m: {k: v for k, v in r.items() if np.isscalar(v)} for m,
+            r in table.items()}, orient="index") if isinstance(table, dict) else pd.DataFrame(table)
     by = by or next((c for c in ("model", "method") if c in t), None)
     for c in (value, by, group):
-        if c is not None and c not in t: raise InputError(f"no column {c!r} in the table; there are: {', '.join(map(str, t.columns))}")
-    out = pd.DataFrame(dict(by=np.asarray(t[by] if by else t.index), group=np.asarray(t[group]) if group else "", value=t[value].to_numpy(float)))
+        if c is not None and c not in t:
+            raise InputError(
+                f"no column {c!r} in the table; there are: {', '.join(map(str, t.columns))}")
+    out = pd.DataFrame(dict(by=np.asarray(t[by] if by else t.index),
+            group=np.asarray(t[group]) if group else "", value=t[value].to_numpy(float)))
     out = out[np.isfinite(out["value"])]
     if not len(out): raise InputError(f"no run has a value of {value!r}")
     return out
@@ -416,19 +491,27 @@ def _score_table(
 # %% ../nbs/foundations/plot.ipynb #0db8ceb3
 def _bars(ax, t, methods, groups, fill):
     "Bars, dots and means; returns the position (groups, methods) of each bar."
-    at = np.arange(len(groups))[:, None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
-    several = t.groupby(["by", "group"], sort=False).size().max() > 1                       # dots say how many runs stand behind a bar
+    at = np.arange(len(groups))[:,
+        None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
+    # dots say how many runs stand behind a bar
+    several = t.groupby(["by", "group"], sort=False).size().max() > 1
     for j, m in enumerate(methods):
         v = [t.loc[(t["by"] == m) & (t["group"] == g), "value"].to_numpy() for g in groups]
         mean = np.array([x.mean() if len(x) else np.nan for x in v])
         ax.barh(at[:, j], np.nan_to_num(mean), height=.78, color=fill[m])
         for y, x, mu in zip(at[:, j], v, mean):
-            if several and len(x): ax.scatter(x, y + (np.linspace(-.22, .22, len(x)) if len(x) > 1 else 0), s=18, c=INK, lw=.6, edgecolors="white", zorder=3)
-            if len(x): ax.annotate(f"{mu:.2f}", (max(x.max(), 0), y), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8, color=INK)       # SVG drops leading spaces
+            if several and len(x):
+                ax.scatter(x, y + (np.linspace(-.22, .22, len(x)) if len(x) > 1 else 0), s=18,
+                    c=INK, lw=.6, edgecolors="white", zorder=3)
+            # SVG drops leading spaces
+            if len(x):
+                ax.annotate(f"{mu:.2f}", (max(x.max(), 0), y), xytext=(7, 0),
+                    textcoords="offset points", va="center", fontsize=8, color=INK)
     return at
 
 # %% ../nbs/foundations/plot.ipynb #a655cf10
-SCORE_NAMES = dict(ari="ARI", nmi="NMI", acc="ACC", v_measure="V-measure", homogeneity="homogeneity", completeness="completeness")
+SCORE_NAMES = dict(ari="ARI", nmi="NMI", acc="ACC",
+    v_measure="V-measure", homogeneity="homogeneity", completeness="completeness")
 
 def scores(
     table,           # DataFrame, one row per run; or {method: {score: value}}, as `baseline` gives
@@ -443,18 +526,26 @@ def scores(
     "Mean over seeds as a bar, each seed as a dot."
     t = _score_table(table, value, by, group)
     methods, groups = list(dict.fromkeys(t["by"])), list(dict.fromkeys(t["group"]))
-    grey = [m for m in methods if (m in baseline if baseline is not None else str(m).lower().startswith("pca"))]
-    fill = dict(zip([m for m in methods if m not in grey], colors(len(methods)) if group else [PALETTE[0]] * len(methods))) | dict(zip(grey, ["#B8B8B8", "#8C8C8C", "#D4D4D4", "#707070"] * len(grey)))
+    grey = [m for m in methods
+        if (m in baseline if baseline is not None else str(m).lower().startswith("pca"))]
+    fill = dict(zip([m for m in methods if m not in grey],
+            colors(len(methods)) if group else [PALETTE[0]] * len(methods))) | dict(
+        zip(grey, ["#B8B8B8", "#8C8C8C", "#D4D4D4", "#707070"] * len(grey)))
     with style():
         ax = new_axes(ax, (4.8, .8 + .3 * (len(methods) + .6) * len(groups)))
         at = _bars(ax, t, methods, groups, fill)
-        ax.set_yticks(*([at.mean(1), [_text(g, 28) for g in groups]] if group else [at[0], [_text(m, 40) for m in methods]]))
-        if group: ax.legend(handles=ax.containers[:len(methods)], labels=[_text(m) for m in methods], loc="upper left", bbox_to_anchor=(1.01, 1.02))
+        ax.set_yticks(*([at.mean(1), [_text(g, 28) for g in groups]] if group
+                else [at[0], [_text(m, 40) for m in methods]]))
+        if group:
+            ax.legend(handles=ax.containers[:len(methods)], labels=[_text(m) for m in methods],
+                loc="upper left", bbox_to_anchor=(1.01, 1.02))
         ax.invert_yaxis(); ax.tick_params(axis="y", length=0)
         lo, hi = min(0, t["value"].min()), max(t["value"].max(), 1e-9)
-        ax.set_xlim(lo - .05 * (hi - lo) * (lo < 0), hi + .16 * (hi - lo))                 # room for dots on the left, numbers on the right
+        # room for dots on the left, numbers on the right
+        ax.set_xlim(lo - .05 * (hi - lo) * (lo < 0), hi + .16 * (hi - lo))
         ax.axvline(0, color="#555555", lw=.8); ax.spines["left"].set_visible(False)
-        return _finish(ax, title, SCORE_NAMES.get(value, str(value).replace("_", " ")), "" if by is None and not group else str(group or by))
+        return _finish(ax, title, SCORE_NAMES.get(value, str(value).replace("_", " ")),
+            "" if by is None and not group else str(group or by))
 
 # %% ../nbs/foundations/plot.ipynb #93a058a3
 def pair(
@@ -468,9 +559,13 @@ def pair(
     "Two variables against each other, with Pearson's r and Spearman's rho."
     from scipy.stats import rankdata
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.ndim != 1 or x.shape != y.shape: raise InputError(f"x and y must be one number per cell; got shapes {x.shape} and {y.shape}")
-    r = lambda a, b: np.corrcoef(a, b)[0, 1] if len(a) > 1 and np.ptp(a) and np.ptp(b) else float("nan")
-    ax = embedding(np.c_[x, y], color, f"{title + ': ' if title else ''}r = {r(x, y):.2f}, ρ = {r(rankdata(x), rankdata(y)):.2f}", axes=(xlabel, ylabel), ax=ax, **kw)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise InputError(f"x and y must be one number per cell; got shapes {x.shape} and {y.shape}")
+    r = lambda a, b: np.corrcoef(a, b)[0,
+        1] if len(a) > 1 and np.ptp(a) and np.ptp(b) else float("nan")
+    ax = embedding(np.c_[x, y], color,
+        f"{title + ': ' if title else ''}r = {r(x, y):.2f}, ρ = {r(rankdata(x), rankdata(y)):.2f}",
+        axes=(xlabel, ylabel), ax=ax, **kw)
     with style():
         from matplotlib.ticker import MaxNLocator
         for a in (ax.xaxis, ax.yaxis): a.set_major_locator(MaxNLocator(5))
@@ -479,7 +574,8 @@ def pair(
 # %% ../nbs/foundations/plot.ipynb #4b50bcf1
 def pmf(
     curves,        # {name: (n,) probabilities of 0, 1, ..., n - 1}
-    observed=None, # (cells,) counts, drawn as shares; larger ones than the curves reach are left out
+    # (cells,) counts, drawn as shares; larger ones than the curves reach are left out
+    observed=None,
     title=None,    # text above
     *,
     xlabel="count", ax=None, # name of the axis; Axes to draw into
@@ -490,44 +586,64 @@ def pmf(
         n = max((len(p) for p in curves.values()), default=0) or int(np.max(observed)) + 1
         if observed is not None:
             obs = np.asarray(observed).ravel().astype(int)
-            ax.bar(np.arange(n), np.bincount(np.minimum(obs, n), minlength=n)[:n] / len(obs), color="#D0D0D0", width=.9, label="observed")
+            ax.bar(np.arange(n), np.bincount(np.minimum(obs, n), minlength=n)[:n] / len(obs),
+                color="#D0D0D0", width=.9, label="observed")
         for i, (name, p) in enumerate(curves.items()):
-            ax.plot(np.arange(len(p)), np.asarray(p, dtype=float), color=colors(i + 1)[-1], ls=DASHES[i % 5], lw=1, marker="osD^v"[i % 5], ms=3.5, label=_text(name))
-        ax.set_ylim(bottom=0); ax.legend(loc="upper right"); ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.plot(np.arange(len(p)), np.asarray(p, dtype=float), color=colors(i + 1)[-1],
+                ls=DASHES[i % 5], lw=1, marker="osD^v"[i % 5], ms=3.5, label=_text(name))
+        ax.set_ylim(bottom=0)
+        ax.legend(loc="upper right")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         return _finish(ax, title, xlabel, "probability")
 
 # %% ../nbs/foundations/plot.ipynb #707b1b36
 def _loss_panel(a, ax):
     t = a.loss[a.loss.method == "neighbours"].sort_values("k")
     ax.plot(t.k, t.loss, marker="o", ms=4, color=INK, label="neighbours")
-    for i, (m, ls) in enumerate((("gene mean", ":"), (a.method, "-"))): ax.axhline(a._loss(m), ls=ls, color=PALETTE[i], label=m)
+    for i, (m, ls) in enumerate((("gene mean", ":"), (a.method, "-"))):
+        ax.axhline(a._loss(m), ls=ls, color=PALETTE[i], label=m)
     ax.set_xscale("log"); ax.legend(fontsize=8)
-    ax.set_title("unseen molecules"); ax.set_xlabel("neighbours averaged"); ax.set_ylabel("Poisson loss")
+    ax.set_title("unseen molecules")
+    ax.set_xlabel("neighbours averaged")
+    ax.set_ylabel("Poisson loss")
 
 # %% ../nbs/foundations/plot.ipynb #29745965
 def _pairs_panel(a, ax):
     t = a.pairs
     for beyond, color in ((False, PALETTE[0]), (True, PALETTE[1])):
         u = t[t.beyond == beyond]
-        ax.scatter(u.r_counts.clip(-1, 1), u.r_denoised, s=5, color=color, rasterized=True, label="beyond its interval" if beyond else "inside")
+        ax.scatter(u.r_counts.clip(-1, 1), u.r_denoised, s=5, color=color, rasterized=True,
+            label="beyond its interval" if beyond else "inside")
     ax.plot([-1, 1], [-1, 1], color=INK, lw=.8)
     ax.legend(fontsize=8, loc="lower right", markerscale=2, handletextpad=.1, borderaxespad=.2)
-    ax.set_title("correlations of genes"); ax.set_xlabel("from counts, noise taken out"); ax.set_ylabel("denoised")
+    ax.set_title("correlations of genes")
+    ax.set_xlabel("from counts, noise taken out")
+    ax.set_ylabel("denoised")
 
 # %% ../nbs/foundations/plot.ipynb #1080ea4d
 def _differences_panel(a, ax):
     h, n = a.halves.set_index("what"), a.nulls.set_index("what")
-    rows = [("halves: counts", h["mean"]["counts"]), ("halves: together", h["mean"]["denoised together"]), ("halves: apart", h["mean"].get("denoised apart", np.nan)), ("null genes: counts", n.differ["counts"]), ("null genes: denoised", n.differ["denoised"])]
-    ax.barh(range(len(rows)), [v for _, v in rows], color=[PALETTE[0] if "counts" in w else PALETTE[1] for w, _ in rows])
-    ax.set_yticks(range(len(rows)), [w for w, _ in rows]); ax.invert_yaxis(); ax.axvline(.05, color=INK, ls=":", lw=1)
-    ax.set_xlim(0, 1); ax.set_title("false differences"); ax.set_xlabel("share of genes with p < 0.05")
+    rows = [("halves: counts", h["mean"]["counts"]),
+        ("halves: together", h["mean"]["denoised together"]),
+        ("halves: apart", h["mean"].get("denoised apart", np.nan)),
+        ("null genes: counts", n.differ["counts"]), ("null genes: denoised", n.differ["denoised"])]
+    ax.barh(range(len(rows)), [v for _, v in rows],
+        color=[PALETTE[0] if "counts" in w else PALETTE[1] for w, _ in rows])
+    ax.set_yticks(range(len(rows)), [w for w, _ in rows])
+    ax.invert_yaxis()
+    ax.axvline(.05, color=INK, ls=":", lw=1)
+    ax.set_xlim(0, 1)
+    ax.set_title("false differences")
+    ax.set_xlabel("share of genes with p < 0.05")
 
 # %% ../nbs/foundations/plot.ipynb #c86858e7
 def _zeros_panel(a, ax):
     t = a.zeros.dropna()
     ax.scatter(t.expected, t.zeros, s=5, color=PALETTE[0], rasterized=True)
     ax.plot([0, 1], [0, 1], color=INK, lw=.8)
-    ax.set_title("zeros of each gene"); ax.set_xlabel("expected by a negative binomial"); ax.set_ylabel("observed")
+    ax.set_title("zeros of each gene")
+    ax.set_xlabel("expected by a negative binomial")
+    ax.set_ylabel("observed")
 
 # %% ../nbs/foundations/plot.ipynb #4efd1844
 AUDIT_PANELS = {"loss on molecules that were not seen": _loss_panel,
@@ -542,6 +658,10 @@ def audit_figure(
     "Four panels, one for each question."
     import matplotlib.pyplot as plt
     with style():
-        fig, ax = plt.subplots(2, 2, figsize=(8.6, 6.2), gridspec_kw=dict(wspace=.55, hspace=.5)); ax = ax.ravel()
-        _loss_panel(found, ax[0]); _pairs_panel(found, ax[1]); _differences_panel(found, ax[2]); _zeros_panel(found, ax[3])
+        fig, ax = plt.subplots(2, 2, figsize=(8.6, 6.2), gridspec_kw=dict(wspace=.55, hspace=.5))
+        ax = ax.ravel()
+        _loss_panel(found, ax[0])
+        _pairs_panel(found, ax[1])
+        _differences_panel(found, ax[2])
+        _zeros_panel(found, ax[3])
     return ax[0]

@@ -29,44 +29,43 @@ def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_
     X = sparse.csr_matrix(src.raw.X, dtype=np.float64)
     exact = np.expm1(X.data) * np.repeat(total, np.diff(X.indptr)) / 1e4
     X.data = np.rint(exact)
-    if np.abs(exact - X.data).max() > .1: raise InputError("scanpy's pbmc68k_reduced is not the one that the counts can be recovered from: use another data set")
+    if np.abs(exact - X.data).max() > .1:
+        raise InputError("scanpy's pbmc68k_reduced is not the one that the counts can "
+            "be recovered from: use another data set")
     X.eliminate_zeros()
-    obs = pd.DataFrame({"cell_type": src.obs["bulk_labels"].astype("category"), "n_counts_all_genes": total}, index=src.obs_names.astype(str).rename(None))
-    return ad.AnnData(X.astype(np.float32), obs=obs, var=pd.DataFrame(index=src.raw.var_names.astype(str).rename(None)))
+    obs = pd.DataFrame({"cell_type": src.obs["bulk_labels"].astype("category"),
+            "n_counts_all_genes": total}, index=src.obs_names.astype(str).rename(None))
+    return ad.AnnData(X.astype(np.float32), obs=obs,
+        var=pd.DataFrame(index=src.raw.var_names.astype(str).rename(None)))
 
 # %% ../nbs/foundations/registry.ipynb #40bc254a
 _scdc = "https://github.com/ttgump/scDCC/raw/142e4e0370f4134751e92a160f95f97fce8db369/data/Small_Datasets/"
 _glue = "http://download.gao-lab.org/GLUE/dataset/"
 
 def _entry(what, cells, genes, label, source, url=None, sha256=None):
-    return dict(what=what, cells=cells, genes=genes, label=label, source=source, url=url, sha256=sha256)
+    return dict(what=what, cells=cells, genes=genes, label=label,
+        source=source, url=url, sha256=sha256)
 
 # %% ../nbs/foundations/registry.ipynb #8167d5c3
-REGISTRY = {
-    "pbmc3k": _entry("PBMC, the everyday example, nine types", 2700, 13714, "cell_type", "github.com/zdebruine/RcppML data/pbmc3k.rda @5dfd53f; 10x Genomics"),
-    "pbmc4k": _entry("PBMC, 2,000 variable genes, eight clusters", 4271, 2000, "cell_type", "Tian 2019; Zheng 2017", _scdc + "10X_PBMC_top2000.h5",
-                     "ec78ead405dfa988d6156c12068b49c0782ca58f5ed52c938d8ba8e8377eb16e"),
-    "worm_neuron": _entry("worm neurons, all cells and genes, ten clusters", 4186, 13488, "cell_type", "Tian 2019; Cao 2017",
-                          "https://github.com/ttgump/scDeepCluster/raw/ff7f29d003be7112c6a3dcab37c44d461423647d/scRNA-seq%20data/worm_neuron_cell.h5",
-                          "4f2a3c4b8492bcd11d957a8a74098ba258c271d714718c175854a7c44b1e31e6"),
-    "mouse_bladder": _entry("mouse bladder, about 2,000 variable genes, 16 clusters", 2746, 2003, "cell_type", "Tian 2019; Han 2018", _scdc + "mouse_bladder_cell_top2000.h5",
-                            "2a97282cf325a4b2a63c2b818be82c453007f29838c7280f30dadd01be4501ab"),
-    "paul15": _entry("myeloid progenitors, a continuum in 19 clusters", 2730, 3451, "cell_type", "Paul 2015, through scanpy.datasets.paul15", "https://falexwolf.de/data/paul15.h5"),
-    "snare_cortex": _entry("mouse cortex, SNARE-seq, 22 types", 9190, None, None, "Chen 2019, by way of GLUE", _glue + "Chen-2019-RNA.h5ad"),
-    "multiome_pbmc": _entry("PBMC, 10x Multiome, used without labels", 9631, 29095, None, "10x Genomics, by way of GLUE", _glue + "10x-Multiome-Pbmc10k-RNA.h5ad"),
-}
+REGISTRY = {"pbmc3k": _entry("PBMC, the everyday example, nine types", 2700, 13714, "cell_type", "github.com/zdebruine/RcppML data/pbmc3k.rda @5dfd53f; 10x Genomics"), "pbmc4k": _entry("PBMC, 2,000 variable genes, eight clusters", 4271, 2000, "cell_type", "Tian 2019; Zheng 2017", _scdc + "10X_PBMC_top2000.h5", "ec78ead405dfa988d6156c12068b49c0782ca58f5ed52c938d8ba8e8377eb16e"), "worm_neuron": _entry("worm neurons, all cells and genes, ten clusters", 4186, 13488, "cell_type", "Tian 2019; Cao 2017", "https://github.com/ttgump/scDeepCluster/raw/ff7f29d003be7112c6a3dcab37c44d461423647d/scRNA-seq%20data/worm_neuron_cell.h5", "4f2a3c4b8492bcd11d957a8a74098ba258c271d714718c175854a7c44b1e31e6"), "mouse_bladder": _entry("mouse bladder, about 2,000 variable genes, 16 clusters", 2746, 2003, "cell_type", "Tian 2019; Han 2018", _scdc + "mouse_bladder_cell_top2000.h5", "2a97282cf325a4b2a63c2b818be82c453007f29838c7280f30dadd01be4501ab"), "paul15": _entry("myeloid progenitors, a continuum in 19 clusters", 2730, 3451, "cell_type", "Paul 2015, through scanpy.datasets.paul15", "https://falexwolf.de/data/paul15.h5"), "snare_cortex": _entry("mouse cortex, SNARE-seq, 22 types", 9190, None, None, "Chen 2019, by way of GLUE", _glue + "Chen-2019-RNA.h5ad"), "multiome_pbmc": _entry("PBMC, 10x Multiome, used without labels", 9631, 29095, None, "10x Genomics, by way of GLUE", _glue + "10x-Multiome-Pbmc10k-RNA.h5ad"),}
 
 # %% ../nbs/foundations/registry.ipynb #c9c5734e
-REGISTRY |= {
-    "cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 500, "cell_type", "Tian 2019; github.com/PLN-team/PLNmodels data/scRNA.rda @7ca4090"),
-    "cell_lines_batches": _entry("five cell lines in five batches", 1408, 5000, "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
-    "rna_mix": _entry("RNA mixtures of known proportions", 636, 6000, "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
-    "papalexi21": _entry("CRISPR Perturb-seq, 25 targets and controls", 20729, 299, "perturbation", "Papalexi 2021; github.com/Katsevich-Lab/sceptre @823bcda"),
-    "kang18": _entry("PBMC with and without interferon beta", 1556, 1267, "cell_type", "Kang 2018; github.com/HelenaLC/muscat data/example_sce.rda @017b290"),
-    "kang18_ctrl": _entry("PBMC of eight donors, unstimulated", 12261, 1287, "cell_type", "Kang 2018; github.com/HelenaLC/muscat data/kang_se.rda @d5acab6"),
-    "dca_sim2": _entry("simulated, two groups, true counts known", 2000, 200, "cell_type", "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group2 @d5128e3"),
-    "dca_sim6": _entry("simulated, six groups, true counts known", 1998, 200, "cell_type", "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group6 @d5128e3"),
-}
+REGISTRY |= {"cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 500,
+        "cell_type", "Tian 2019; github.com/PLN-team/PLNmodels data/scRNA.rda @7ca4090"),
+    "cell_lines_batches": _entry("five cell lines in five batches", 1408, 5000,
+        "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
+    "rna_mix": _entry("RNA mixtures of known proportions", 636,
+        6000, "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
+    "papalexi21": _entry("CRISPR Perturb-seq, 25 targets and controls",
+        20729, 299, "perturbation", "Papalexi 2021; github.com/Katsevich-Lab/sceptre @823bcda"),
+    "kang18": _entry("PBMC with and without interferon beta", 1556, 1267, "cell_type",
+        "Kang 2018; github.com/HelenaLC/muscat data/example_sce.rda @017b290"),
+    "kang18_ctrl": _entry("PBMC of eight donors, unstimulated", 12261, 1287, "cell_type",
+        "Kang 2018; github.com/HelenaLC/muscat data/kang_se.rda @d5acab6"),
+    "dca_sim2": _entry("simulated, two groups, true counts known", 2000, 200, "cell_type",
+        "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group2 @d5128e3"),
+    "dca_sim6": _entry("simulated, six groups, true counts known", 1998, 200, "cell_type",
+        "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group6 @d5128e3"),}
 
 # %% ../nbs/foundations/registry.ipynb #4f807aa5
 def _cache(cache=None):
@@ -82,7 +81,9 @@ def _known(name):
     if name in REGISTRY: return REGISTRY[name]
     import difflib
     near = difflib.get_close_matches(str(name), REGISTRY, 1)
-    raise InputError(f"there is no data set {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}: there are {', '.join(REGISTRY)}")
+    raise InputError(
+        f"there is no data set {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}: "
+        f"there are {', '.join(REGISTRY)}")
 
 # %% ../nbs/foundations/registry.ipynb #11919d61
 def locate(name, # a data set's name
@@ -97,7 +98,8 @@ def locate(name, # a data set's name
     return kept if kept.is_file() else None
 
 # %% ../nbs/foundations/registry.ipynb #6b36f55f
-_PATIENCE = SimpleNamespace(silence=30, least=1000, over=60, tries=5) # seconds without a byte; bytes per second, over so many seconds; tries that each got further
+# seconds without a byte; bytes per second, over so many seconds; tries that each got further
+_PATIENCE = SimpleNamespace(silence=30, least=1000, over=60, tries=5)
 
 def _get(url, part):
     "Append to `part` what is missing of `url`; an error says how far it came."
@@ -105,23 +107,29 @@ def _get(url, part):
     have = part.stat().st_size if part.exists() else 0
     ask = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=ask, stream=True, timeout=_PATIENCE.silence) as r:
-        if r.status_code == 416: # nothing is left to send: all is there, or more than there is, and so of another file
+        # nothing is left to send: all is there, or more than there is, and so of another file
+        if r.status_code == 416:
             if r.headers.get("Content-Range", "") == f"bytes */{have}": return
             part.unlink(); return _get(url, part)
         r.raise_for_status()
-        more = r.status_code == 206 and r.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        more = r.status_code == 206 and r.headers.get("Content-Range",
+            "").startswith(f"bytes {have}-")
         total = int(r.headers.get("Content-Length", 0)) + (have if more else 0)
-        n, start, take = 0, time.monotonic(), getattr(r.raw, "read1", r.raw.read) # urllib3 before version 2 has no read1
+        # urllib3 before version 2 has no read1
+        n, start, take = 0, time.monotonic(), getattr(r.raw, "read1", r.raw.read)
         with open(part, "ab" if more else "wb") as f:
             while block := take(2**16):
                 f.write(block)
                 n, t = n + len(block), time.monotonic() - start
-                if t > _PATIENCE.over and n < _PATIENCE.least * t: raise TimeoutError(f"only {n:,} bytes in {t:.0f} seconds")
-    if total and part.stat().st_size != total: raise ConnectionError(f"{part.stat().st_size:,} bytes came, of {total:,}")
+                if t > _PATIENCE.over and n < _PATIENCE.least * t:
+                    raise TimeoutError(f"only {n:,} bytes in {t:.0f} seconds")
+    if total and part.stat().st_size != total:
+        raise ConnectionError(f"{part.stat().st_size:,} bytes came, of {total:,}")
 
 # %% ../nbs/foundations/registry.ipynb #2b2821d6
 def _resuming(part, keep=True):
-    "A downloader for pooch that goes on from the file `part`, and keeps it, if it fails, for another day."
+    """A downloader for pooch that goes on from the file `part`, and keeps it, if it fails, for
+    another day."""
     def download(url, output_file, pooch):
         import requests
         size = lambda: part.stat().st_size if part.exists() else 0
@@ -131,8 +139,10 @@ def _resuming(part, keep=True):
             except requests.HTTPError: raise
             except Exception as e:
                 if size() > had and i + 1 < _PATIENCE.tries: continue
-                what = f"nothing came for {_PATIENCE.silence:g} seconds" if "timed out" in str(e) else one_line(e)
-                raise ConnectionError(what + (f"; {size():,} bytes are kept, to go on from" if size() and keep else "")) from e
+                what = (f"nothing came for {_PATIENCE.silence:g} seconds"
+                    if "timed out" in str(e) else one_line(e))
+                raise ConnectionError(what + (f"; {size():,} bytes are kept, to go on from"
+                        if size() and keep else "")) from e
         os.replace(part, output_file)
     return download
 
@@ -141,18 +151,24 @@ def _download(name, entry, folder):
     "The original, checked and read."
     import pooch
     log, quiet, known = logging.getLogger("scnb"), pooch.get_logger(), entry["sha256"] is not None
-    part = Path(folder).parent / f".{name}.{'' if known else f'{os.getpid()}.'}part" # without a sum, no other process may add to it
+    # without a sum, no other process may add to it
+    part = Path(folder).parent / f".{name}.{'' if known else f'{os.getpid()}.'}part"
     level = quiet.level
     quiet.setLevel("WARNING")
-    try: f = Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"], fname=entry["url"].rsplit("/", 1)[-1], path=folder, downloader=_resuming(part, known)))
+    try:
+        f = Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"], fname=entry["url"]
+                .rsplit("/", 1)[-1], path=folder, downloader=_resuming(part, known)))
     finally:
         quiet.setLevel(level)
         if not known: part.unlink(missing_ok=True)
-    if entry["sha256"] is None: log.warning("%s: no sha256 is listed for %s; the file received has %s", name, entry["url"], pooch.file_hash(str(f)))
+    if entry["sha256"] is None:
+        log.warning("%s: no sha256 is listed for %s; the file received has %s", name,
+            entry["url"], pooch.file_hash(str(f)))
     adata = read(f)
     if f.suffix == ".h5" and "cell_type" in adata.obs: # numbers become names, as in the other sets
         number = adata.obs["cell_type"].astype(str)
-        adata.obs["label_int"], adata.obs["cell_type"] = number.astype(int), pd.Categorical("cluster_" + number)
+        adata.obs["label_int"], adata.obs["cell_type"] = (number.astype(int),
+            pd.Categorical("cluster_" + number))
     return adata
 
 # %% ../nbs/foundations/registry.ipynb #c9cca724
@@ -178,12 +194,16 @@ def fetch(name, # a data set's name
     import tempfile
     entry, cache = _known(name), _cache(cache)
     here = f"put {name}.h5ad into a folder and set SCNB_DATA to that folder"
-    if entry["url"] is None: raise InputError(f"data set {name!r} is not on this machine and has no download: {here}; its source is {entry['source']}")
+    if entry["url"] is None:
+        raise InputError(f"data set {name!r} is not on this machine and has no download: {here}; "
+            f"its source is {entry['source']}")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as tmp:
         try: adata = _paul15(tmp) if name == "paul15" else _download(name, entry, tmp)
         except MemoryError: raise
-        except Exception as e: raise InputError(f"data set {name!r} is not on this machine and could not be downloaded from {entry['url']} ({one_line(e)}): {here}") from e
+        except Exception as e:
+            raise InputError(f"data set {name!r} is not on this machine and could not "
+                f"be downloaded from {entry['url']} ({one_line(e)}): {here}") from e
         adata.uns["source"] = entry["source"]
         write_h5ad(adata, cache / f"{name}.h5ad")
     return cache / f"{name}.h5ad"
@@ -199,5 +219,6 @@ def datasets() -> pd.DataFrame: # one row per name
     "The data sets that `load` knows, and whether each is on this machine."
     t = pd.DataFrame.from_dict(REGISTRY, orient="index").rename_axis("name")
     t[["cells", "genes"]] = t[["cells", "genes"]].astype("Int64")
-    t["status"] = ["here" if locate(n) else "can be downloaded" if t.url[n] else "in a folder only" for n in t.index]
+    t["status"] = ["here" if locate(n) else "can be downloaded" if t.url[n]
+        else "in a folder only" for n in t.index]
     return t

@@ -18,10 +18,10 @@ from . import __version__, plot
 from .cluster_number import cell_stability, subsample_evenly, FLOOR
 from .counts import InputError, raw_or_layer
 from .files import Outputs
-from .html import (
-    audit_figures, cells_of, check_contrast, contents, contrast, contrast_figures, contrast_sentences,
-    CSS, dots, download, figure, MACROS, Markers, markers, mitochondrial, per_cell, policy,
-    quality_by_cluster, quality_figures, quality_sentences, quick_audit, leakage_table, SORT)
+from .html import (audit_figures, cells_of, check_contrast, contents, contrast,
+    contrast_figures, contrast_sentences, CSS, dots, download, figure,
+    MACROS, Markers, markers, mitochondrial, per_cell, policy, quality_by_cluster, quality_figures,
+    quality_sentences, quick_audit, leakage_table, SORT)
 from .metrics import cluster_scores, confusion, label_codes, pca
 from .pipeline import check_storable, cluster, labels_of, stem, versions, write_clusters
 from .reading import read, write_h5ad
@@ -33,15 +33,22 @@ def _shares_figure(e:Evidence): # -> list of no or one Figure
     "Why this number of clusters."
     if e.table is None or not len(e.table): return []
     tried = set(e.table.k)
-    ax = plot.cluster_number(e.table, e.k if e.k in tried else None, e.runner_up if e.runner_up in tried else None)
-    return [figure("shares explained and returned, and their product", "Share explained, share returned and their product against the number of clusters", ax)]
+    ax = plot.cluster_number(e.table,
+        e.k if e.k in tried else None, e.runner_up if e.runner_up in tried else None)
+    return [figure("shares explained and returned, and their product",
+            "Share explained, share returned and their product against the number of clusters", ax)]
 
 def _shown(table): # from `cluster_table`
     "The table as the card shows it."
-    t = table.assign(cells=[f"{n:,} ({s:.1%})" for n, s in zip(table["cells"], table["share"])], nearest=[f"{n} ({w})" if w else "" for n, w in zip(table["nearest"].astype(str), table["why"])])
-    names = {"cluster": "cluster", "cells": "cells", "jaccard": "Jaccard", "comes_back": "comes back", "stability": "mean cell stability", "markers": "markers (AUC)",
-             "nearest": "nearest", "more_here": "more here than there (AUC)", "more_there": "more there than here (AUC)"}
-    known = [c for c in names if c not in ("jaccard", "comes_back", "stability") or t["jaccard"].notna().any()]
+    t = table.assign(cells=[f"{n:,} ({s:.1%})" for n, s in zip(table["cells"], table["share"])],
+        nearest=[f"{n} ({w})" if w else "" for n,
+            w in zip(table["nearest"].astype(str), table["why"])])
+    names = {"cluster": "cluster", "cells": "cells",
+        "jaccard": "Jaccard", "comes_back": "comes back",
+        "stability": "mean cell stability", "markers": "markers (AUC)", "nearest": "nearest",
+        "more_here": "more here than there (AUC)", "more_there": "more there than here (AUC)"}
+    known = [c for c in names if c not in ("jaccard", "comes_back", "stability")
+        or t["jaccard"].notna().any()]
     return t[known].rename(columns=names)
 
 _MOST_ON_MAP = 10_000
@@ -52,23 +59,30 @@ def _map_figures(
     stability=None, # (cells,)
     seed=0,
 )->list: # of one or two Figures
-    "The cells on a map, by cluster and by what they lose in refits; evenly spaced ones where there are very many."
+    """The cells on a map, by cluster and by what they lose in refits; evenly spaced ones where
+    there are very many."""
     pick = subsample_evenly(len(z), _MOST_ON_MAP)
     xy, codes, names = plot.umap(np.asarray(z)[pick], seed=seed), *label_codes(labels)
-    out = [figure("clusters", "UMAP, cells coloured by cluster", plot.embedding(xy, pd.Categorical.from_codes(codes[pick], [str(n) for n in names]), label="cluster"))]
+    out = [figure("clusters", "UMAP, cells coloured by cluster", plot.embedding(xy,
+                pd.Categorical.from_codes(codes[pick], [str(n) for n in names]), label="cluster"))]
     if stability is None or np.isnan(stability).all(): return out
     return [*out, _lost_figure("companions lost", xy, np.asarray(stability, float)[pick])]
 
 def _lost_figure(title, xy, stability):
     "A map of 1 - stability, so that weak cells are bright and lie on top."
-    return figure(title, "UMAP, cells coloured by the share of their companions that they lose in a refit", plot.embedding(xy, 1 - np.asarray(stability, float), kind="continuous", label="companions lost"))
+    return figure(title, "UMAP, cells coloured "
+        "by the share of their companions that they lose in a refit", plot.embedding(xy,
+            1 - np.asarray(stability, float), kind="continuous", label="companions lost"))
 
 # %% ../nbs/analysis/build_report.ipynb #baf31490
 def _stages_in_short(stages): # `ScDeepCluster.stages_`, maybe with scores
     "The last row of each stage."
     end = stages.groupby("stage", sort=False).tail(1)
-    change = stages.groupby("stage", sort=False)["label_change"].last().reindex(end["stage"]).to_numpy()       # the last that is known
-    return end.assign(label_change=change, chosen=np.where(end["chosen"], "taken", "")).rename(columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
+    # the last that is known
+    change = stages.groupby("stage",
+        sort=False)["label_change"].last().reindex(end["stage"]).to_numpy()
+    return end.assign(label_change=change, chosen=np.where(end["chosen"], "taken", "")).rename(
+        columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
 
 # %% ../nbs/analysis/build_report.ipynb #50b89590
 _CARD = """<!DOCTYPE html>
@@ -93,15 +107,21 @@ _CARD_END = """
 <h2 id="read">How to read this</h2><ul>"""
 
 # %% ../nbs/analysis/build_report.ipynb #45f98cdb
-_CAPTION = "Genes are followed by their AUC. Nearest: the cluster with which most cells are exchanged in the refits, else the one with the most similar mean profile; the last two columns tell a cluster (here) from its nearest (there)."
+_CAPTION = ("Genes are followed by their AUC. Nearest: the cluster with which most cells are "
+    "exchanged in the refits, else the one with the most similar mean profile; the last two "
+    "columns tell a cluster (here) from its nearest (there).")
 
 def parts(
     adata, labels, e:Evidence, # data, clusters, and what refits say
     layer=None, # see `scnb.counts.which_layer`
 )->dict: # what `_SURE` and `_READ` need
     "Verdict, figure and table."
-    rows = cluster_table(adata, labels, e.partitions, cells=e.cells, stability=e.stability, layer=layer)
-    return dict(verdict=e.verdict(), shares=_shares_figure(e), rows=cells_of(_shown(rows)), caption=_CAPTION, times="several times" if e.partitions is None else f"{len(e.partitions)} times", floor=f"{FLOOR:g}", dissolved=f"{DISSOLVED:g}", stable=f"{STABLE:g}", most=MOST_PER_CLUSTER)
+    rows = cluster_table(adata, labels,
+        e.partitions, cells=e.cells, stability=e.stability, layer=layer)
+    return dict(verdict=e.verdict(), shares=_shares_figure(e),
+        rows=cells_of(_shown(rows)), caption=_CAPTION,
+        times="several times" if e.partitions is None else f"{len(e.partitions)} times",
+        floor=f"{FLOOR:g}", dissolved=f"{DISSOLVED:g}", stable=f"{STABLE:g}", most=MOST_PER_CLUSTER)
 
 def _environment():
     "Templates in which every value is escaped, and none may be missing."
@@ -121,13 +141,17 @@ def card(
     from markupsafe import Markup
     s = evidence.stability
     if s is None and evidence.partitions is not None:
-        s, codes, cells = np.full(adata.n_obs, np.nan), label_codes(labels)[0], np.arange(adata.n_obs) if evidence.cells is None else evidence.cells
+        s, codes, cells = (np.full(adata.n_obs, np.nan), label_codes(labels)[0],
+            np.arange(adata.n_obs) if evidence.cells is None else evidence.cells)
         ok = codes[cells] >= 0
-        s[cells[ok]] = cell_stability(np.unique(codes[cells[ok]], return_inverse=True)[1], evidence.partitions[:, ok])
+        s[cells[ok]] = cell_stability(np.unique(codes[cells[ok]], return_inverse=True)[1],
+            evidence.partitions[:, ok])
     maps = _map_figures(pca(adata, layer, seed=seed) if z is None else z, labels, s, seed)
     stages = None if evidence.stages is None else cells_of(_stages_in_short(evidence.stages))
-    return _environment().from_string(MACROS + _CARD + _SURE + _CARD_END + _READ + "</ul></main></body></html>\n").render(
-        name=name, h="h2", size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", css=Markup(CSS), version=__version__, maps=maps, stages=stages, **parts(adata, labels, evidence, layer))
+    return _environment().from_string(MACROS + _CARD + _SURE + _CARD_END + _READ
+        + "</ul></main></body></html>\n").render(name=name, h="h2",
+        size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", css=Markup(CSS), version=__version__,
+        maps=maps, stages=stages, **parts(adata, labels, evidence, layer))
 
 # %% ../nbs/analysis/build_report.ipynb #e8bf4c88
 _AUDIT = """<!DOCTYPE html>
@@ -151,13 +175,23 @@ def audit_page(
 )->str: # HTML
     "One self-contained page: should these counts be denoised, and for what?"
     from markupsafe import Markup
-    far = found.pairs.assign(excess=np.maximum(found.pairs.r_denoised - found.pairs.high, found.pairs.low - found.pairs.r_denoised))
-    far = far[far.beyond].sort_values("excess", ascending=False, kind="stable").head(12).drop(columns=["beyond", "excess"])
-    zeros = found.zeros.reset_index(names="gene").dropna().sort_values("z", ascending=False, kind="stable").head(12)[["gene", "zeros", "expected", "z"]]
-    loss = found.loss.sort_values("loss", kind="stable").assign(k=lambda t: ["" if pd.isna(k) else int(k) for k in t["k"]])
-    settings = ", ".join(f"{v:,} {k}" if k in ("cells", "genes") else f"{k} {v}" for k, v in found.settings.items())
-    fig = figure("the four questions", "Loss on held-out molecules by method; correlations of genes from counts and denoised; shares of false differences; zeros observed and expected", found.figure())
-    return _environment().from_string(MACROS + _AUDIT).render(name=name, css=Markup(CSS), version=__version__, method=found.method, settings=settings, verdict=found.verdict(), figure=fig, **{k: cells_of(t) for k, t in dict(loss=loss, pairs=far, halves=found.halves, nulls=found.nulls, zeros=zeros).items()})
+    far = found.pairs.assign(excess=np.maximum(found.pairs.r_denoised - found.pairs.high,
+            found.pairs.low - found.pairs.r_denoised))
+    far = far[far.beyond].sort_values("excess", ascending=False,
+        kind="stable").head(12).drop(columns=["beyond", "excess"])
+    zeros = found.zeros.reset_index(names="gene").dropna().sort_values("z", ascending=False,
+        kind="stable").head(12)[["gene", "zeros", "expected", "z"]]
+    loss = found.loss.sort_values("loss",
+        kind="stable").assign(k=lambda t: ["" if pd.isna(k) else int(k) for k in t["k"]])
+    settings = ", ".join(f"{v:,} {k}" if k in ("cells", "genes") else f"{k} {v}" for k,
+        v in found.settings.items())
+    fig = figure("the four questions",
+        "Loss on held-out molecules by method; correlations of genes from counts and denoised; "
+        "shares of false differences; zeros observed and expected", found.figure())
+    return _environment().from_string(MACROS + _AUDIT).render(name=name, css=Markup(CSS),
+        version=__version__, method=found.method, settings=settings, verdict=found.verdict(),
+        figure=fig, **{k: cells_of(t) for k, t in dict(loss=loss, pairs=far,
+                halves=found.halves, nulls=found.nulls, zeros=zeros).items()})
 
 # %% ../nbs/analysis/build_report.ipynb #6dddb0e7
 @dataclass
@@ -169,20 +203,26 @@ class _Case:
     labels: object    # (cells,) or None
     label_key: str    # their column, or None
     command: str      # to repeat it
-    denoising: object = None  # a scnb.denoising_audit.Audit, or a sentence that says why there is none; None: not asked
+    # a scnb.denoising_audit.Audit, or a sentence that says why there is none; None: not asked
+    denoising: object = None
     contrast: object = None   # a scnb.html.Contrast, or None
     file: str = None          # name of the file, if there is one
-    flags: dict = field(default_factory=dict)   # options of the command line that tell how it was read and fitted
+    # options of the command line that tell how it was read and fitted
+    flags: dict = field(default_factory=dict)
     @property
     def kmeans(self): return _aligned(self.run.baseline["pca_kmeans"]["labels"], self.run.codes)
     @property
-    def evidence(self): return None if self.run.model is None else Evidence.of(self.run.model, self.run.as_asked, self.run.codes, self.run.voted)
+    def evidence(self):
+        return None if self.run.model is None else Evidence.of(self.run.model, self.run.as_asked,
+            self.run.codes, self.run.voted)
     @property
     def methods(self): # name -> (cells,) clusters
-        return {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans, "PCA + Leiden": _aligned(self.run.baseline["pca_leiden"]["labels"], self.run.codes)}
+        return {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans,
+            "PCA + Leiden": _aligned(self.run.baseline["pca_leiden"]["labels"], self.run.codes)}
 
 def _aligned(codes, to): # (cells,) int, (cells,) int -> (cells,) int
-    "The same clusters, each with the number of the one in `to` that it shares most cells with, so that a colour means one thing on a page."
+    """The same clusters, each with the number of the one in `to` that it shares most cells with,
+    so that a colour means one thing on a page."""
     from scipy.optimize import linear_sum_assignment
     n = max(codes.max(), to.max()) + 1
     shared = np.bincount(codes * n + to, minlength=n * n).reshape(n, n)
@@ -196,13 +236,17 @@ def _scores_table(
     rows = {}
     for name, codes in case.methods.items():
         rows[name] = dict(clusters=len(set(codes.tolist())))
-        if case.labels is not None: rows[name] |= {plot.SCORE_NAMES[k]: v for k, v in cluster_scores(case.labels, codes).items() if k in ("ari", "nmi", "acc")}
-        rows[name]["agreement with scDeepCluster (ARI)"] = cluster_scores(case.run.codes, codes)["ari"]
+        if case.labels is not None:
+            rows[name] |= {plot.SCORE_NAMES[k]: v for k,
+                v in cluster_scores(case.labels, codes).items() if k in ("ari", "nmi", "acc")}
+        rows[name]["agreement with scDeepCluster (ARI)"] = cluster_scores(case.run.codes,
+            codes)["ari"]
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
 
 # %% ../nbs/analysis/build_report.ipynb #823d60a3
 def _criterion(stages):
-    "The column of `stages_` by which the stage was chosen: the first number that is neither a count, a change nor a score."
+    """The column of `stages_` by which the stage was chosen: the first number that is neither a
+    count, a change nor a score."""
     other = {"stage", "epoch", "label_change", "n_clusters", "chosen", "ari", "nmi", "acc"}
     return next((c for c in stages.select_dtypes("number") if c not in other), None)
 
@@ -212,8 +256,11 @@ def _why_this_stage(stages):
     taken = stages["stage"][stages["chosen"]].iloc[0]
     if len(ends) == 1: return f"There is one stage only, {taken}."
     other = next(s for s in ends.index if s != taken)
-    if c is None or ends[c][taken] < ends[c][other]: return f"The partition of stage {taken} was taken, as asked."
-    return f"The partition of stage {taken} was taken, because its {c.replace('_', ' ')} is the higher one ({ends[c][taken]:.3f}, against {ends[c][other]:.3f} for {other}); no label was looked at."
+    if c is None or ends[c][taken] < ends[c][other]:
+        return f"The partition of stage {taken} was taken, as asked."
+    return (f"The partition of stage {taken} was taken, because its {c.replace('_', ' ')} is the "
+        f"higher one ({ends[c][taken]:.3f}, against {ends[c][other]:.3f} for "
+        f"{other}); no label was looked at.")
 
 # %% ../nbs/analysis/build_report.ipynb #c8ec3c15
 def _brief(
@@ -230,7 +277,8 @@ def _in_short(
     "What was found, for a reader in a hurry."
     run, t = case.run, _scores_table(case).set_index("method")
     k = f"{run.n_clusters} cluster{'s' * (run.n_clusters > 1)} in {len(run.codes):,} cells. "
-    said = [k + ("The number was given by the user." if run.k_given else "The number was estimated from the counts; no label was asked.")]
+    said = [k + ("The number was given by the user." if run.k_given
+            else "The number was estimated from the counts; no label was asked.")]
     agree = t.iloc[1, -1]
     said.append(f"PCA and k-means, the plain method, makes {'nearly the same' if agree > .8 else 'partly the same' if agree > .5 else 'rather different'} clusters (adjusted Rand index {agree:.2f}).")
     if (e := case.evidence) is not None and e.table is not None:
@@ -238,10 +286,14 @@ def _in_short(
         said[1:1] = [sure.partition(", ")[2].capitalize() or sure, *more[:1]]
     if case.labels is not None:
         own, best, which = t["ARI"].iloc[0], t["ARI"].iloc[1:].max(), t["ARI"].iloc[1:].idxmax()
-        said.append(f"Against the labels in {_brief(case.label_key)!r}, ARI is {own:.2f}; {which}, the better of the two baselines, reaches {best:.2f}" + (" and is ahead here." if best > own + .005 else "."))
+        said.append(f"Against the labels in {_brief(case.label_key)!r}, "
+            f"ARI is {own:.2f}; {which}, the better of the two baselines, reaches {best:.2f}"
+            + (" and is ahead here." if best > own + .005 else "."))
     if run.model is not None: said.append(_why_this_stage(run.model.stages_))
     if case.contrast is not None: said.append(contrast_sentences(case.contrast)[1])
-    if hasattr(case.denoising, "verdict"): said.append("Denoising, " + case.denoising.verdict()[-1][:1].lower() + case.denoising.verdict()[-1][1:])
+    if hasattr(case.denoising, "verdict"):
+        said.append("Denoising, " + case.denoising.verdict()[-1][:1]
+            .lower() + case.denoising.verdict()[-1][1:])
     return said
 
 # %% ../nbs/analysis/build_report.ipynb #e8029a65
@@ -250,19 +302,35 @@ def _cautions(
 )->list: # sentences; may be empty
     "What should make a reader look twice."
     c, run, sizes, said = case.run.counts, case.run, case.run.sizes(), []
-    if c.n_cells < 1000: said.append(f"{c.n_cells:,} cells are few for a neural network; the plain method may do as well.")
-    if c.n_empty_cells: said.append(f"{c.n_empty_cells:,} cells have no counts. They were not trained on; their cluster means nothing.")
-    if c.median_counts < 500: said.append(f"The median cell has {c.median_counts:,.0f} counts, which is shallow.")
+    if c.n_cells < 1000:
+        said.append(
+            f"{c.n_cells:,} cells are few for a neural network; the plain method may do as well.")
+    if c.n_empty_cells:
+        said.append(f"{c.n_empty_cells:,} cells have no counts. They were not trained on; "
+            f"their cluster means nothing.")
+    if c.median_counts < 500:
+        said.append(f"The median cell has {c.median_counts:,.0f} counts, which is shallow.")
     n_twice = int(case.adata.obs_names.duplicated().sum())
-    if n_twice: said.append(f"{n_twice:,} cell names come more than once; rows of clusters.csv are in the order of the file.")
-    renamed = case.adata.uns.get("scnb_read", {}).get("renamed_genes") if isinstance(case.adata.uns.get("scnb_read", {}), dict) else None
-    if renamed: said.append(f"{renamed:,} gene names came more than once and got a number at the end.")
+    if n_twice:
+        said.append(f"{n_twice:,} cell names come more than once; rows of clusters.csv "
+            f"are in the order of the file.")
+    renamed = case.adata.uns.get("scnb_read",
+        {}).get("renamed_genes") if isinstance(case.adata.uns.get("scnb_read", {}), dict) else None
+    if renamed:
+        said.append(f"{renamed:,} gene names came more than once and got a number at the end.")
     small = np.flatnonzero(sizes < max(10, .005 * len(run.codes)))
-    if len(small): said.append(f"Very small: cluster {', '.join(map(str, small))}. Look at the cells before naming such a group.")
-    if run.k_given and run.k_asked != run.n_clusters: said.append(f"{run.k_asked} clusters were asked for; {run.k_asked - run.n_clusters} stayed empty.")
-    if not run.k_given: said.append("The number of clusters is an estimate; look at the curve under \"How sure?\", and try one more and one fewer.")
+    if len(small):
+        said.append(f"Very small: cluster {', '.join(map(str, small))}. Look at the "
+            f"cells before naming such a group.")
+    if run.k_given and run.k_asked != run.n_clusters:
+        said.append(
+            f"{run.k_asked} clusters were asked for; {run.k_asked - run.n_clusters} stayed empty.")
+    if not run.k_given:
+        said.append("The number of clusters is an estimate; look at the curve "
+            "under \"How sure?\", and try one more and one fewer.")
     if case.labels is not None and pd.isna(np.asarray(case.labels, dtype=object)).any():
-        said.append(f"{int(pd.isna(np.asarray(case.labels, dtype=object)).sum()):,} cells have no label; they were clustered, not scored.")
+        said.append(f"{int(pd.isna(np.asarray(case.labels, dtype=object)).sum()):,} cells have no "
+            f"label; they were clustered, not scored.")
     return said
 
 # %% ../nbs/analysis/build_report.ipynb #8c0bc93e
@@ -271,7 +339,8 @@ def _places(
 )->dict: # method -> its space (cells, dimensions), map (cells, 2), clusters (cells,)
     "The cells as either method sees them."
     z = {"PCA": (pca(case.adata, case.run.counts.layer, seed=seed), case.kmeans)}
-    if case.run.model is not None: z["scDeepCluster"] = case.run.model.transform(case.adata), case.run.codes
+    if case.run.model is not None:
+        z["scDeepCluster"] = case.run.model.transform(case.adata), case.run.codes
     return {name: (space, plot.umap(space, seed=seed), codes) for name, (space, codes) in z.items()}
 
 def _maps(
@@ -280,19 +349,26 @@ def _maps(
     "The cells in two dimensions."
     rows = []
     for name, (_, xy, codes) in reversed(at.items()):
-        rows.append([figure(f"{name}: clusters", f"UMAP of the {name} space, cells coloured by cluster", plot.embedding(xy, pd.Categorical(codes), label="cluster"))])
-        if case.labels is not None: rows[-1].append(figure(f"{name}: labels", f"UMAP of the {name} space, cells coloured by known label", plot.embedding(xy, _as_names(case.labels), label=case.label_key)))
-    return rows if case.labels is not None else [sum(rows, [])]            # without labels, both maps side by side
+        rows.append([figure(f"{name}: clusters", f"UMAP of the {name} space, cells coloured "
+                    f"by cluster", plot.embedding(xy, pd.Categorical(codes), label="cluster"))])
+        if case.labels is not None:
+            rows[-1].append(figure(f"{name}: labels",
+                    f"UMAP of the {name} space, cells coloured by known label",
+                    plot.embedding(xy, _as_names(case.labels), label=case.label_key)))
+    # without labels, both maps side by side
+    return rows if case.labels is not None else [sum(rows, [])]
 
 def _weak_cells(case, at): # -> list of one or no Figure
     "The map by what cells lose in refits, where things were done again."
     s = None if case.evidence is None else case.evidence.stability
-    return [] if s is None or np.isnan(s).all() else [_lost_figure("scDeepCluster: companions lost in a refit", at["scDeepCluster"][1], s)]
+    return ([] if s is None or np.isnan(s).all()
+        else [_lost_figure("scDeepCluster: companions lost in a refit", at["scDeepCluster"][1], s)])
 
 def _as_names(labels):
     "Labels as categories, whatever they are stored as."
     s = pd.Series(labels)
-    return s if isinstance(s.dtype, pd.CategoricalDtype) else pd.Series(pd.Categorical(s.astype(object).map(str, na_action="ignore")), index=s.index)
+    return s if isinstance(s.dtype, pd.CategoricalDtype) else pd.Series(
+        pd.Categorical(s.astype(object).map(str, na_action="ignore")), index=s.index)
 
 # %% ../nbs/analysis/build_report.ipynb #87e3dc11
 def _other_figures(
@@ -302,13 +378,18 @@ def _other_figures(
     model, out = case.run.model, {}
     if case.labels is not None:
         names = _as_names(case.labels)
-        out["confusion"] = [figure(f"{m}", f"Which labels went into which clusters of {m}", plot.confusion(names, case.methods[m])) for m in ("PCA + k-means", "scDeepCluster")]
+        out["confusion"] = [figure(f"{m}", f"Which labels went into which clusters of {m}",
+                plot.confusion(names, case.methods[m])) for m in ("PCA + k-means", "scDeepCluster")]
         bars = {m: cluster_scores(names, c) for m, c in case.methods.items()}
-        out["scores"] = [figure("adjusted Rand index", "ARI of each method as bars", plot.scores(bars, baseline=["PCA + k-means", "PCA + Leiden"]))]
+        out["scores"] = [figure("adjusted Rand index", "ARI of each method as bars",
+                plot.scores(bars, baseline=["PCA + k-means", "PCA + Leiden"]))]
     if model is None: return out
     stages = model.stages_ if case.labels is None else model.score_stages(case.labels)
-    out["training"] = [figure("loss", "Training loss by epoch, both stages", plot.losses(model.history_))]
-    if stages["label_change"].notna().any() or "ari" in stages: out["training"].append(figure("stages", "Share of labels that changed, by epoch, and the chosen stage", plot.stages(stages)))
+    out["training"] = [figure("loss",
+            "Training loss by epoch, both stages", plot.losses(model.history_))]
+    if stages["label_change"].notna().any() or "ari" in stages:
+        out["training"].append(figure("stages", "Share of labels that changed, by epoch, and the "
+                "chosen stage", plot.stages(stages)))
     return out
 
 # %% ../nbs/analysis/build_report.ipynb #f2e72b5f
@@ -317,14 +398,18 @@ def _clusters_table(
 )->pd.DataFrame: # one row per cluster
     "Sizes, confidence, and the commonest label."
     sizes = case.run.sizes()
-    t = pd.DataFrame(dict(cluster=np.arange(len(sizes)), cells=sizes, share=[f"{s:.1%}" for s in sizes / sizes.sum()]))
+    t = pd.DataFrame(dict(cluster=np.arange(len(sizes)), cells=sizes,
+            share=[f"{s:.1%}" for s in sizes / sizes.sum()]))
     if case.run.model is not None:
         sure = pd.Series(case.run.model.predict_proba(case.adata).max(1))
-        t["median confidence"] = sure.groupby(case.run.codes).median().reindex(t["cluster"]).to_numpy()
+        t["median confidence"] = sure.groupby(
+            case.run.codes).median().reindex(t["cluster"]).to_numpy()
     if case.labels is not None:
-        n = confusion(_as_names(case.labels), case.run.codes).reindex(columns=t["cluster"], fill_value=0)
+        n = confusion(_as_names(case.labels),
+            case.run.codes).reindex(columns=t["cluster"], fill_value=0)
         t["commonest label"] = [_brief(n[c].idxmax()) if n[c].sum() else "" for c in t["cluster"]]
-        t["of the labelled"] = [f"{n[c].max() / n[c].sum():.0%}" if n[c].sum() else "" for c in t["cluster"]]
+        t["of the labelled"] = [f"{n[c].max() / n[c].sum():.0%}" if n[c].sum() else ""
+            for c in t["cluster"]]
     return t
 
 def _stages_table(case):
@@ -337,51 +422,66 @@ def _stages_table(case):
 def _what_was_read(case):
     "The file and how it was prepared, as a table."
     c, model = case.run.counts, case.run.model
-    rows = {"data": case.name, "cells": c.n_cells, "genes": c.n_genes, "counts taken from": c.layer, "zeros": f"{c.sparsity:.1%}", "median counts per cell": f"{c.median_counts:,.0f}",
-            "largest count": f"{c.max:,.0f}", "cells without counts": c.n_empty_cells, "genes without counts": c.n_empty_genes}
+    rows = {"data": case.name, "cells": c.n_cells, "genes": c.n_genes, "counts taken from": c.layer,
+        "zeros": f"{c.sparsity:.1%}", "median counts per cell": f"{c.median_counts:,.0f}",
+        "largest count": f"{c.max:,.0f}", "cells without counts": c.n_empty_cells,
+        "genes without counts": c.n_empty_genes}
     if model is not None:
         r = model.recipe_
         rows |= {"genes the model learned from": len(r.genes), "preparation": f"counts scaled to {r.target_sum:,.0f} per cell{', log(1 + x)' if r.log1p else ''}{', each gene to mean 0 and variance 1' if r.scale else ''}{f', clipped at {r.max_value:g}' if r.max_value else ''}"}
-    return pd.DataFrame(dict(what=list(rows), value=[f"{v:,}" if isinstance(v, int) else v for v in rows.values()]))
+    return pd.DataFrame(dict(what=list(rows),
+            value=[f"{v:,}" if isinstance(v, int) else v for v in rows.values()]))
 
 # %% ../nbs/analysis/build_report.ipynb #b0ea3e8d
-_MARKERS_SHOWN, MARKERS_KEPT = 5, 50      # for each cluster: on the page, and in the file to take away
+# for each cluster: on the page, and in the file to take away
+_MARKERS_SHOWN, MARKERS_KEPT = 5, 50
 
 def _quality(case:_Case): # -> dict for the template
     "Sentences, figures and table of quality control."
-    q, n = per_cell(case.adata, case.run.counts.layer), int(mitochondrial(case.adata.var_names).sum())
-    return dict(said=quality_sentences(q, case.run.codes, n), figures=quality_figures(q), table=cells_of(quality_by_cluster(q, case.run.codes)))
+    q, n = (per_cell(case.adata, case.run.counts.layer),
+        int(mitochondrial(case.adata.var_names).sum()))
+    return dict(said=quality_sentences(q, case.run.codes, n), figures=quality_figures(q),
+        table=cells_of(quality_by_cluster(q, case.run.codes)))
 
 def _markers_shown(m:Markers): # -> table
     "The first genes of each cluster, with headings for a reader."
-    return m.table.groupby("cluster").head(_MARKERS_SHOWN).rename(columns=dict(auc="AUC", fold="log2 fold", here="cells with it here", elsewhere="elsewhere"))
+    return m.table.groupby("cluster").head(_MARKERS_SHOWN).rename(
+        columns=dict(auc="AUC", fold="log2 fold", here="cells with it here", elsewhere="elsewhere"))
 
 # %% ../nbs/analysis/build_report.ipynb #da35873e
 def _denoising_shown(found): # Audit, or a sentence -> dict for the template
     "The verdict and its pictures."
     if isinstance(found, str): return dict(why=found, said=[], figures=[], cells=0, genes=0)
-    return dict(why="", said=found.verdict(), figures=audit_figures(found), cells=found.settings["cells"], genes=found.settings["genes"])
+    return dict(why="", said=found.verdict(), figures=audit_figures(found),
+        cells=found.settings["cells"], genes=found.settings["genes"])
 
 def _contrast_shown(k, codes, seed=0): # Contrast, (cells,) -> dict for the template
     "Sentences, tables and pictures of what a condition changed."
-    top = k.effects.head(20).rename(columns={"log2_fold": "log2 of the change", "with": "with the effect", "without": "without"}).rename_axis("gene").reset_index()
-    top["gene"], apart = top["gene"].map(_brief), k.apart.assign(group=k.apart["group"].map(_brief)).rename(columns=dict(genes="most changed genes (log2)"))
-    within = k.within.rename(columns=dict(controls="controls", targets="target cells", genes="most changed genes (log2)"))
-    return dict(said=contrast_sentences(k), readings=cells_of(leakage_table(k)), figures=contrast_figures(k, codes, seed), effects=cells_of(top), within=cells_of(within), apart=cells_of(apart) if len(apart) else None,
-                key=_brief(k.key), control=_brief(k.control), several=len(k.names) > 2)
+    top = k.effects.head(20).rename(columns={"log2_fold": "log2 of the change",
+            "with": "with the effect", "without": "without"}).rename_axis("gene").reset_index()
+    top["gene"], apart = top["gene"].map(_brief), k.apart.assign(
+        group=k.apart["group"].map(_brief)).rename(columns=dict(genes="most changed genes (log2)"))
+    within = k.within.rename(columns=dict(controls="controls", targets="target cells",
+            genes="most changed genes (log2)"))
+    return dict(said=contrast_sentences(k), readings=cells_of(leakage_table(k)),
+        figures=contrast_figures(k, codes, seed), effects=cells_of(top), within=cells_of(within),
+        apart=cells_of(apart) if len(apart) else None, key=_brief(k.key),
+        control=_brief(k.control), several=len(k.names) > 2)
 
 # %% ../nbs/analysis/build_report.ipynb #d8f803b5
 def _typed(
     verb, file, flags, *more, # of scnb; name or None; option -> value; further words
 )->str: # as a shell reads it
     "A command line; file names only, no folders."
-    words = ["scnb", verb, *([f"./{file}" if file.startswith("-") else file] if file else []), *more]
+    words = ["scnb", verb,
+        *([f"./{file}" if file.startswith("-") else file] if file else []), *more]
     for flag, v in flags.items():
         if v is not None: words += [flag] if v is True else [flag, str(v)]
     return shlex.join(words)
 
 # %% ../nbs/analysis/build_report.ipynb #e0a9a1ab
-_READING = ("--seed", "--layer", "--transpose", "--no-transpose", "--allow-non-integer")       # options that every command takes
+# options that every command takes
+_READING = ("--seed", "--layer", "--transpose", "--no-transpose", "--allow-non-integer")
 
 def _next_steps(
     case:_Case,
@@ -390,15 +490,34 @@ def _next_steps(
     file, condition = case.file or "counts.h5ad", ("--condition-key", "--control")
     plain = {f: v for f, v in case.flags.items() if f in _READING}
     same = {f: v for f, v in case.flags.items() if f not in condition}
-    if case.file is None: return [("The same page for a file of your own:", _typed("report", file, {}, "-o", "my_report")), ("Clusters and embedding in a file for scanpy or Seurat:", _typed("cluster", file, {}, "--h5ad", "clustered.h5ad")),
-                                  ("What did a treatment change?", _typed("report", file, {}, "-o", "my_report", "--condition-key", "COLUMN", "--control", "LEVEL"))]
-    out = [("Go on in scanpy or Seurat, with clusters and embedding in the file (this trains again; scnb report --h5ad writes it along, and the map):", _typed("cluster", file, same, "--h5ad", "clustered.h5ad"))]
-    if case.flags.get("--fast"): out.append(("Fit again, to see how sure the clusters are, and judge denoising (minutes):", _typed("report", file, case.flags | {"--fast": None}, "-o", "report_sure")))
-    if (e := case.evidence) is not None and e.runner_up is not None: out.append(("Look at the second best number of clusters:", _typed("report", file, same | {"--n-clusters": e.runner_up}, "-o", f"report_{e.runner_up}")))
-    if case.labels is None: out.append(("Compare with labels that the file holds:", _typed("report", file, case.flags, "-o", "report_labels", "--label-key", "COLUMN")))
-    out.append(("Denoise, and judge it on all cells:", _typed("denoise", file, plain, "-o", "denoised.h5ad", "--audit", "audit.html")))
-    if case.contrast is None: out.append(("If some cells were treated: what did it change?", _typed("report", file, case.flags, "-o", "report_contrast", "--condition-key", "COLUMN", "--control", "LEVEL")))
-    else: out.append(("Keep the coordinates of the effect and of the background:", _typed("contrast", file, plain | {f: case.flags.get(f) for f in condition}, "-o", "contrast.h5ad")))
+    if case.file is None:
+        return [("The same page for a file of your own:", _typed("report", file, {}, "-o",
+                    "my_report")), ("Clusters and embedding in a file for scanpy or Seurat:",
+                _typed("cluster", file, {}, "--h5ad", "clustered.h5ad")),
+            ("What did a treatment change?", _typed("report", file, {},
+                    "-o", "my_report", "--condition-key", "COLUMN", "--control", "LEVEL"))]
+    out = [("Go on in scanpy or Seurat, with clusters and embedding in the file (this trains "
+            "again; scnb report --h5ad writes it along, and the map):",
+            _typed("cluster", file, same, "--h5ad", "clustered.h5ad"))]
+    if case.flags.get("--fast"):
+        out.append(("Fit again, to see how sure the clusters are, and judge denoising (minutes):",
+                _typed("report", file, case.flags | {"--fast": None}, "-o", "report_sure")))
+    if (e := case.evidence) is not None and e.runner_up is not None:
+        out.append(("Look at the second best number of clusters:", _typed("report", file,
+                    same | {"--n-clusters": e.runner_up}, "-o", f"report_{e.runner_up}")))
+    if case.labels is None:
+        out.append(("Compare with labels that the file holds:",
+                _typed("report", file, case.flags, "-o", "report_labels", "--label-key", "COLUMN")))
+    out.append(("Denoise, and judge it on all cells:",
+            _typed("denoise", file, plain, "-o", "denoised.h5ad", "--audit", "audit.html")))
+    if case.contrast is None:
+        out.append(("If some cells were treated: what did it change?",
+                _typed("report", file, case.flags, "-o", "report_contrast", "--condition-key",
+                    "COLUMN", "--control", "LEVEL")))
+    else:
+        out.append(("Keep the coordinates of the effect and of the background:",
+                _typed("contrast", file, plain | {f: case.flags.get(f) for f in condition},
+                    "-o", "contrast.h5ad")))
     return out
 
 # %% ../nbs/analysis/build_report.ipynb #b2c3b1c3
@@ -409,14 +528,20 @@ def _to_take(
     names, model = np.asarray(case.adata.obs_names, dtype=object), case.run.model
     labels = pd.DataFrame(dict(Cell=names, Cluster=case.run.codes))
     if model is not None: labels["Confidence"] = model.predict_proba(case.adata).max(1)
-    if case.evidence is not None and case.evidence.stability is not None: labels["Stability"] = case.evidence.stability
+    if case.evidence is not None and case.evidence.stability is not None:
+        labels["Stability"] = case.evidence.stability
     z, xy, _ = at["PCA" if model is None else "scDeepCluster"]
     labels["UMAP1"], labels["UMAP2"] = xy.T
     latent = pd.DataFrame(z, columns=[f"Latent{i + 1}" for i in range(z.shape[1])])
     latent.insert(0, "Cell", names)
-    out = [download("labels.csv", "one row per cell: " + ", ".join(labels.columns), labels), download("embedding.csv", f"one row per cell: Cell, and its {z.shape[1]} coordinates", latent)]
-    if len(m.table): out.append(download("markers.csv", f"up to {MARKERS_KEPT} genes for each cluster", m.table))
-    if case.contrast is not None: out.append(download("changes.csv", "what the condition changed, for every gene the model saw", case.contrast.effects.rename_axis("gene").reset_index()))
+    out = [download("labels.csv", "one row per cell: " + ", ".join(labels.columns), labels),
+        download("embedding.csv",
+            f"one row per cell: Cell, and its {z.shape[1]} coordinates", latent)]
+    if len(m.table):
+        out.append(download("markers.csv", f"up to {MARKERS_KEPT} genes for each cluster", m.table))
+    if case.contrast is not None:
+        out.append(download("changes.csv", "what the condition changed, for every gene "
+                "the model saw", case.contrast.effects.rename_axis("gene").reset_index()))
     return out
 
 # %% ../nbs/analysis/build_report.ipynb #5c6c66e7
@@ -510,14 +635,24 @@ def _filled(
 )->dict: # for the template
     "Everything that the body shows."
     others, stages, e = _other_figures(case), _stages_table(case), case.evidence
-    at, m = _places(case, seed), markers(case.adata, case.run.codes, case.run.counts.layer, n=MARKERS_KEPT)
-    sure = parts(case.adata, case.run.codes, e, case.run.counts.layer) if e is not None and e.is_there else {}
-    return dict(short=_in_short(case), map=at["PCA" if case.run.model is None else "scDeepCluster"][1], cautions=_cautions(case), read=cells_of(_what_was_read(case)), quality=_quality(case), maps=_maps(case, at), clusters=cells_of(_clusters_table(case)), sure=bool(sure), weak=_weak_cells(case, at), **sure, h="h3",
-                markers=cells_of(_markers_shown(m)), dots=figure("marker genes", "Dots: share of cells with a gene, and its mean expression, by cluster", dots(m)) if m.genes else None,
-                others={k: others.get(k) for k in ("confusion", "scores", "training")}, labelled=case.labels is not None, scores=cells_of(_scores_table(case)),
-                denoising=None if case.denoising is None else _denoising_shown(case.denoising), contrast=None if case.contrast is None else _contrast_shown(case.contrast, case.run.codes, seed),
-                files=_to_take(case, at, m), stages=None if stages is None else cells_of(stages), why=_why_this_stage(case.run.model.stages_) if stages is not None else "",
-                steps=_next_steps(case), command=case.command, seed=case.run.seed, versions=versions())
+    at, m = _places(case, seed), markers(case.adata,
+        case.run.codes, case.run.counts.layer, n=MARKERS_KEPT)
+    sure = parts(case.adata, case.run.codes, e,
+        case.run.counts.layer) if e is not None and e.is_there else {}
+    return dict(short=_in_short(case),
+        map=at["PCA" if case.run.model is None else "scDeepCluster"][1], cautions=_cautions(case),
+        read=cells_of(_what_was_read(case)), quality=_quality(case), maps=_maps(case, at),
+        clusters=cells_of(_clusters_table(case)), sure=bool(sure), weak=_weak_cells(case, at),
+        **sure, h="h3", markers=cells_of(_markers_shown(m)), dots=figure("marker genes",
+            "Dots: share of cells with a gene, and its mean expression, by cluster", dots(m))
+        if m.genes else None,
+        others={k: others.get(k) for k in ("confusion", "scores", "training")},
+        labelled=case.labels is not None, scores=cells_of(_scores_table(case)), denoising=None
+        if case.denoising is None else _denoising_shown(case.denoising), contrast=None
+        if case.contrast is None else _contrast_shown(case.contrast, case.run.codes, seed),
+        files=_to_take(case, at, m), stages=None if stages is None else cells_of(stages),
+        why=_why_this_stage(case.run.model.stages_) if stages is not None else "",
+        steps=_next_steps(case), command=case.command, seed=case.run.seed, versions=versions())
 
 def _render(
     case:_Case, page=None, # page: from `_filled`
@@ -526,15 +661,22 @@ def _render(
     from markupsafe import Markup
     env, page = _environment(), page or _filled(case)
     body = env.from_string(MACROS + _BODY + _TAIL + _GUIDE).render(**page)
-    return env.from_string(_HEAD).render(name=case.name, css=Markup(_STYLE), version=__version__, policy=policy(SORT), script=Markup(SORT), short=page["short"], contents=contents(body), body=Markup(body))
+    return env.from_string(_HEAD).render(name=case.name, css=Markup(_STYLE), version=__version__,
+        policy=policy(SORT), script=Markup(SORT),
+        short=page["short"], contents=contents(body), body=Markup(body))
 
 # %% ../nbs/analysis/build_report.ipynb #32510ec8
 def _plan_folder(out_dir, overwrite, input=None, h5ad=None, save=None):
-    "Where index.html and clusters.csv are to go, and what else is asked for; checked, nothing made yet."
+    """Where index.html and clusters.csv are to go, and what else is asked for; checked, nothing
+    made yet."""
     d = Path(out_dir)
     if d.exists() and not d.is_dir(): raise InputError(f"-o {d}: this is a file; name a folder")
-    if not d.absolute().parent.is_dir(): raise InputError(f"-o {d}: the folder {d.parent} does not exist; make it first, or name another")
-    if d.is_dir() and any(d.iterdir()) and not overwrite: raise InputError(f"-o {d}: this folder is there and not empty; --overwrite replaces its index.html and clusters.csv, or name another")
+    if not d.absolute().parent.is_dir():
+        raise InputError(
+            f"-o {d}: the folder {d.parent} does not exist; make it first, or name another")
+    if d.is_dir() and any(d.iterdir()) and not overwrite:
+        raise InputError(f"-o {d}: this folder is there and not empty; --overwrite replaces its "
+            f"index.html and clusters.csv, or name another")
     out = Outputs(overwrite, inputs=[] if input is None else [input])
     for name, path in (("--h5ad", h5ad), ("--save", save)):
         if path is not None: out.add(name, path, folder=name == "--save")
@@ -548,13 +690,15 @@ def _write_report(out, html, case, xy): # xy: the map of the cells, for the data
         if "--h5ad" in out.paths:
             found = case.adata.copy()
             write_clusters(case.run, found)
-            found.obsm.setdefault("X_umap", xy)          # where `sc.pl.umap` looks; a map that the file has stays
+            # where `sc.pl.umap` looks; a map that the file has stays
+            found.obsm.setdefault("X_umap", xy)
             write_h5ad(found, out.part("--h5ad"))
         if "-o" in out.paths: out.part("-o").mkdir()
         place = {"page": "index.html", "clusters": "clusters.csv"}
         part = {k: out.part("-o")/v if "-o" in out.paths else out.part(k) for k, v in place.items()}
         part["page"].write_text(html, encoding="utf-8")
-        case.run.table(case.adata.obs_names).to_csv(part["clusters"], index=False, lineterminator="\n")
+        case.run.table(case.adata.obs_names).to_csv(part["clusters"],
+            index=False, lineterminator="\n")
     return out.paths["-o"]/"index.html" if "-o" in out.paths else out.paths["page"]
 
 # %% ../nbs/analysis/build_report.ipynb #8237ad95
@@ -564,13 +708,16 @@ def _further_sections(
 )->dict: # denoising, contrast: for `_Case`
     "What is asked of the counts beside the clusters."
     how = {k: fit[k] for k in ("max_epochs", "device", "precision") if fit.get(k) is not None}
-    return dict(denoising=None if fit.get("fast") else quick_audit(adata, run.codes, layer, seed, **how),
-                contrast=None if model is None else contrast(model, adata, run.codes, layer, seed, progress=fit.get("progress", True), **how))
+    return dict(denoising=None if fit.get("fast") else quick_audit(adata, run.codes, layer, seed,
+            **how), contrast=None if model is None else contrast(model, adata, run.codes,
+            layer, seed, progress=fit.get("progress", True), **how))
 
 def _given_flags(**options): # names as in Python -> as on the command line
     "Options that differ from their defaults."
     turn, genes = options.pop("transpose"), options.pop("n_top_genes")
-    options |= dict(seed=options["seed"] or None, n_top_genes={"default": None, None: 0}.get(genes, genes), allow_non_integer=options["allow_non_integer"] or None, fast=options["fast"] or None)
+    options |= dict(seed=options["seed"] or None,
+        n_top_genes={"default": None, None: 0}.get(genes, genes),
+        allow_non_integer=options["allow_non_integer"] or None, fast=options["fast"] or None)
     if turn is not None: options["transpose" if turn else "no_transpose"] = True
     return {f"--{k.replace('_', '-')}": v for k, v in options.items() if v is not None}
 
@@ -581,7 +728,8 @@ def _opened(
 ): # -> data, path or None, Outputs
     "Look at everything that can be seen before the counts; then read them."
     path = Path(source) if isinstance(source, (str, Path)) else None
-    if path is not None and not path.exists(): raise InputError(f"{path}: there is no such file or folder")
+    if path is not None and not path.exists():
+        raise InputError(f"{path}: there is no such file or folder")
     check_contrast(condition_key, control)
     out = _plan_folder(out_dir, overwrite, path, h5ad, save)
     adata = embedded() if source is None else read(path, **reading) if path is not None else source
@@ -590,12 +738,15 @@ def _opened(
 
 def _in_python(flags):
     "The call that makes a report of an AnnData again."
-    return ", ".join(["scnb.report.build_report(adata, 'report'", *(f"{k.removeprefix('--').replace('-', '_')}={v!r}" for k, v in flags.items())]) + ")"
+    return ", ".join(["scnb.report.build_report(adata, 'report'",
+            *(f"{k.removeprefix('--').replace('-', '_')}={v!r}" for k, v in flags.items())]) + ")"
 
 def _said_of(case):
     "Verdict and leaks, for the record."
     out = {} if not hasattr(case.denoising, "verdict") else dict(denoising=case.denoising.verdict())
-    return out if case.contrast is None else out | dict(contrast=dict(targets=case.contrast.names[1:], leakage=case.contrast.leakage, genes={str(g): float(v) for g, v in case.contrast.effects["log2_fold"].head(20).items()}))
+    return out if case.contrast is None else out | dict(
+        contrast=dict(targets=case.contrast.names[1:], leakage=case.contrast.leakage, genes={
+                str(g): float(v) for g, v in case.contrast.effects["log2_fold"].head(20).items()}))
 
 # %% ../nbs/analysis/build_report.ipynb #41a0d71a
 def make_report(
@@ -603,7 +754,9 @@ def make_report(
     out_dir, # folder for index.html and clusters.csv; made if it is not there
     *, label_key=None, # column of known labels: for scores and colours only
     n_clusters=None, # None: estimated
-    condition_key=None, control=None, # column that says what was done to each cell, and its level for cells left alone; None: no contrast
+    # column that says what was done to each cell, and its level for cells left alone; None: no
+    # contrast
+    condition_key=None, control=None,
     seed=0, layer=None, # as in `scnb.pipeline.cluster`
     overwrite=False, # replace what is there
     h5ad=None, save=None, # also write the data with clusters, embedding and map; the fitted model
@@ -611,17 +764,27 @@ def make_report(
     n_top_genes="default", **fit, # as in `scnb.pipeline.cluster`
 )->tuple: # path of the page, and the run as `Clustering.metrics` gives it
     "Cluster, and make a report; page and record."
-    adata, path, out = _opened(adata_or_path, out_dir, overwrite, condition_key, control, h5ad, save, label_key=label_key, transpose=transpose, allow_non_integer=allow_non_integer)
+    adata, path, out = _opened(adata_or_path, out_dir, overwrite, condition_key, control, h5ad,
+        save, label_key=label_key, transpose=transpose, allow_non_integer=allow_non_integer)
     asked, (adata, layer) = layer, raw_or_layer(adata, layer)
-    labels, model = labels_of(adata, label_key or ("cell_type" if adata_or_path is None else None)), check_contrast(condition_key, control, adata, n_top_genes)
+    labels, model = labels_of(adata, label_key or ("cell_type" if adata_or_path is None
+            else None)), check_contrast(condition_key, control, adata, n_top_genes)
     run = cluster(adata, n_clusters, n_top_genes=n_top_genes, layer=layer, seed=seed, **fit)
-    name = "Embedded PBMC" if adata_or_path is None else path.resolve().name if path is not None else "AnnData"
+    name = ("Embedded PBMC" if adata_or_path is None else path.resolve().name
+        if path is not None else "AnnData")
     file = path.resolve().name if path is not None else None
-    flags = _given_flags(label_key=label_key, condition_key=condition_key, control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose, allow_non_integer=allow_non_integer, max_epochs=fit.get("max_epochs"), fast=fit.get("fast"), n_top_genes=n_top_genes)
-    command = _typed("report", file, flags, "-o", Path(out_dir).resolve().name) if adata_or_path is None or file else _in_python(flags)
-    case = _Case(name, adata, run, labels, label_key if labels is None or label_key else "cell_type", command, **_further_sections(adata, run, model, layer, seed, fit), file=file, flags=flags)
+    flags = _given_flags(label_key=label_key, condition_key=condition_key,
+        control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose,
+        allow_non_integer=allow_non_integer, max_epochs=fit.get("max_epochs"),
+        fast=fit.get("fast"), n_top_genes=n_top_genes)
+    command = _typed("report", file, flags, "-o",
+        Path(out_dir).resolve().name) if adata_or_path is None or file else _in_python(flags)
+    case = _Case(name, adata, run, labels,
+        label_key if labels is None or label_key else "cell_type", command,
+        **_further_sections(adata, run, model, layer, seed, fit), file=file, flags=flags)
     page = _filled(case, seed)
-    record = dict(data=stem(path) if path else name, command=case.command, summary=page["short"]) | run.metrics(labels) | _said_of(case)
+    record = dict(data=stem(path) if path else name,
+        command=case.command, summary=page["short"]) | run.metrics(labels) | _said_of(case)
     return _write_report(out, _render(case, page), case, page["map"]), record
 
 # %% ../nbs/analysis/build_report.ipynb #aff44d96
@@ -630,10 +793,14 @@ def build_report(
     out_dir, # folder for index.html and clusters.csv; made if it is not there
     *, label_key=None, # column of known labels: for scores and colours only
     n_clusters=None, # None: estimated
-    condition_key=None, control=None, # column that says what was done to each cell, and its level for cells left alone
+    # column that says what was done to each cell, and its level for cells left alone
+    condition_key=None, control=None,
     seed=0, # decides everything random
     overwrite=False, # replace what is there
-    **kw, # h5ad, save: places for the data with clusters, embedding and map, and for the model; else as in `scnb.pipeline.cluster`: layer, n_top_genes, max_epochs, device, fast, ...
+    # h5ad, save: places for the data with clusters, embedding and map, and for the model; else as
+    # in `scnb.pipeline.cluster`: layer, n_top_genes, max_epochs, device, fast, ...
+    **kw,
 )->Path: # of index.html
     "One self-contained page about a data set, and clusters.csv beside it."
-    return make_report(adata_or_path, out_dir, label_key=label_key, n_clusters=n_clusters, condition_key=condition_key, control=control, seed=seed, overwrite=overwrite, **kw)[0]
+    return make_report(adata_or_path, out_dir, label_key=label_key, n_clusters=n_clusters,
+        condition_key=condition_key, control=control, seed=seed, overwrite=overwrite, **kw)[0]

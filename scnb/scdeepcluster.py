@@ -44,10 +44,12 @@ class ClusterNet(nn.Module):
         alpha:float=1., # degrees of freedom
     ):
         super().__init__()
-        self.autoencoder, self.centers, self.alpha = autoencoder, nn.Parameter(torch.tensor(centers, dtype=torch.float32)), alpha
+        self.autoencoder, self.centers, self.alpha = (autoencoder,
+            nn.Parameter(torch.tensor(centers, dtype=torch.float32)), alpha)
     @property
     def head(self): return self.autoencoder.head
-    def assign(self, x): return losses.student_t(self.autoencoder.encode(x), self.centers, self.alpha)
+    def assign(self, x):
+        return losses.student_t(self.autoencoder.encode(x), self.centers, self.alpha)
     def forward(self, x, size_factor):
         with _evaluating(self.autoencoder): q = self.assign(x)
         return self.autoencoder(x, size_factor) | dict(q=q)
@@ -56,7 +58,8 @@ class ClusterNet(nn.Module):
 def _in_order(fit, device, function, rows=None):
     "`function(batch)` of every training cell (or of `rows`), in canonical order, on the CPU."
     rows = fit.cells if rows is None else rows
-    some = batches(fit.adata, batch_size=1024, shuffle=False, layer=fit.settings.layer, recipe=fit.recipe, index=rows)
+    some = batches(fit.adata, batch_size=1024, shuffle=False, layer=fit.settings.layer,
+        recipe=fit.recipe, index=rows)
     with torch.no_grad(): return torch.cat([function(b.to(device)).float().cpu() for b in some])
 
 def _assignments(net, fit, device):
@@ -79,7 +82,8 @@ def _kmeans(
     k:int, # clusters
     seed:int=0, # of the 20 starts
 ): # -> centres (k, latent) float32, labels (cells,)
-    "K-means with 20 starts (scikit-learn's), on one thread, so that bits repeat; beyond `_MOST` cells the starts are tried on `_MOST` of them."
+    """K-means with 20 starts (scikit-learn's), on one thread, so that bits repeat; beyond
+    `_MOST` cells the starts are tried on `_MOST` of them."""
     from sklearn.cluster import KMeans
     z = np.asarray(z, np.float64)
     with threadpool_limits(1):
@@ -89,13 +93,16 @@ def _kmeans(
 
 # %% ../nbs/03_scdeepcluster.ipynb #5be67af1
 class ClusterTask(CountTask):
-    "Reconstruction plus gamma times KL(p || q); the target p is refreshed each epoch (Tian et al. 2019, eq. 8), or the votes (rows, shares) of refits."
+    """Reconstruction plus gamma times KL(p || q); the target p is refreshed each epoch (Tian et
+    al. 2019, eq. 8), or the votes (rows, shares) of refits."""
     def __init__(self, net, fit:Fit, labels, gamma=1., tol=1e-3, votes=None, **kw):
         super().__init__(net, **kw)
         self.gamma, self.tol, self.fit, self.votes = gamma, tol, fit, votes
-        self.previous = torch.as_tensor(labels)                               # (cells,) labels at the last refresh
+        # (cells,) labels at the last refresh
+        self.previous = torch.as_tensor(labels)
         self.row = torch.full((fit.adata.n_obs,), -1)
-        self.row[torch.as_tensor(fit.cells)] = torch.arange(len(fit.cells))   # row of p for each row of the data
+        # row of p for each row of the data
+        self.row[torch.as_tensor(fit.cells)] = torch.arange(len(fit.cells))
         self.p = torch.zeros(len(fit.cells), len(net.centers))
     def optimizers(self): return [torch.optim.Adadelta(self.module.parameters(), lr=1.0, rho=0.95)]
     def loss(self, net, batch):
@@ -116,9 +123,11 @@ class ClusterTask(CountTask):
 
 # %% ../nbs/03_scdeepcluster.ipynb #4be83a5f
 def _log_normalised(fit:Fit, rows=None):
-    "Log-normalised counts of the training cells (or of `rows`) and the model's genes, sparse CSR; never dense."
+    """Log-normalised counts of the training cells (or of `rows`) and the model's genes, sparse
+    CSR; never dense."""
     rows = fit.cells if rows is None else rows
-    return log_normalize(fit.counts(rows), fit.adata.obs["size_factor"].to_numpy()[rows], log1p=True)
+    return log_normalize(fit.counts(rows),
+        fit.adata.obs["size_factor"].to_numpy()[rows], log1p=True)
 
 # %% ../nbs/03_scdeepcluster.ipynb #6c16bfaf
 def _silhouette(
@@ -134,7 +143,8 @@ def _silhouette(
     return float(silhouette_score(space, labels, metric="cosine"))
 
 # %% ../nbs/03_scdeepcluster.ipynb #65692a58
-_STEPS, _STEPS_REFIT = 3300, 800       # of pretraining, unless epochs are given: with a given number of clusters, and without
+# of pretraining, unless epochs are given: with a given number of clusters, and without
+_STEPS, _STEPS_REFIT = 3300, 800
 
 def _epochs_of(steps, n_cells, batch_size): # -> 20 to 400
     "So many steps, in epochs."
@@ -142,15 +152,20 @@ def _epochs_of(steps, n_cells, batch_size): # -> 20 to 400
 
 # %% ../nbs/03_scdeepcluster.ipynb #6f0d8c8c
 class ScDeepCluster(Model):
-    "Deep embedded clustering with a count likelihood (Tian et al. 2019, doi:10.1038/s42256-019-0037-0)."
+    """Deep embedded clustering with a count likelihood (Tian et al. 2019,
+    doi:10.1038/s42256-019-0037-0)."""
     _name, _transfer_share = "scdeepcluster", 0.25
-    _fitted_arrays = ("centers_", "stage_labels_", "stage_cells_", "refit_labels_", "refit_cells_", "levels_", "stability_")
-    _fitted_json = ("cells_hash_", "n_clusters_", "runner_up_", "finest_", "stages_", "granularity_", "stage_")
+    _fitted_arrays = ("centers_", "stage_labels_", "stage_cells_",
+        "refit_labels_", "refit_cells_", "levels_", "stability_")
+    _fitted_json = ("cells_hash_", "n_clusters_", "runner_up_", "finest_",
+        "stages_", "granularity_", "stage_")
     def __init__(self, *,
         n_clusters=None, # number of clusters; None: estimated from the counts
         dims=(256, 64, 32), # hidden widths down to the latent code
         noise=2.5, # sd of noise on the input
-        hidden_noise=0., # sd of noise before the encoder's hidden activations; the authors' Keras code: as on the input
+        # sd of noise before the encoder's hidden activations; the authors' Keras code: as on the
+        # input
+        hidden_noise=0.,
         gamma=1.0, # weight of the clustering loss
         alpha=1.0, # degrees of freedom of the soft assignment
         likelihood="zinb", # "zinb", "nb" or "poisson"
@@ -160,30 +175,45 @@ class ScDeepCluster(Model):
         finetune_epochs=30, # at most; 0: stage 1 only
         tol=1e-3, # stage 2 ends when fewer labels than this share change
         stage="auto", # which stage's answer: "auto" (by the criterion), "pretrain" or "finetune"
-        refits=None, # networks trained anew to find the number of clusters and each cell's stability; 0: PCA instead; None: 5, or none if n_clusters is given
+        # networks trained anew to find the number of clusters and each cell's stability; 0: PCA
+        # instead; None: 5, or none if n_clusters is given
+        refits=None,
         lr=1e-3, # learning rate of stage 1 (Adam with AMSGrad)
         backend="auto", # of the likelihood
     ):
-        self.n_clusters, self.dims, self.noise, self.hidden_noise, self.gamma, self.alpha = n_clusters, dims, noise, hidden_noise, gamma, alpha
-        self.likelihood, self.dispersion, self.norm, self.n_top_genes = likelihood, dispersion, norm, n_top_genes
-        self.finetune_epochs, self.tol, self.stage, self.refits, self.lr, self.backend = finetune_epochs, tol, stage, refits, lr, backend
+        self.n_clusters, self.dims, self.noise, self.hidden_noise, self.gamma, self.alpha = (
+            n_clusters, dims, noise, hidden_noise, gamma, alpha)
+        self.likelihood, self.dispersion, self.norm, self.n_top_genes = (likelihood,
+            dispersion, norm, n_top_genes)
+        self.finetune_epochs, self.tol, self.stage, self.refits, self.lr, self.backend = (
+            finetune_epochs, tol, stage, refits, lr, backend)
 
-    def _epochs(self, n_cells, batch_size): return _epochs_of(_STEPS if self.n_clusters else _STEPS_REFIT, n_cells, batch_size)
+    def _epochs(self, n_cells, batch_size):
+        return _epochs_of(_STEPS if self.n_clusters else _STEPS_REFIT, n_cells, batch_size)
     def _build(self, n_genes):
-        return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm, input_noise=self.noise, hidden_noise=self.hidden_noise)
+        return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm,
+            input_noise=self.noise, hidden_noise=self.hidden_noise)
 
     def _preprocessing(self, adata):
-        return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
+        return dict(n_top_genes=self.n_top_genes if self.n_top_genes
+            and self.n_top_genes < adata.n_vars else None)
 
 # %% ../nbs/03_scdeepcluster.ipynb #9cb2e13e
 @patch
 def _check_params(self:ScDeepCluster, adata):
-    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, stage=("auto", "pretrain", "finetune"))
-    if self.refits is not None and (not isinstance(self.refits, (int, np.integer)) or isinstance(self.refits, bool) or self.refits < 0 or self.refits == 1): raise InputError(f"refits={self.refits!r}: 0 (PCA instead, or none if n_clusters is given), a whole number of at least 2, or None is needed")
+    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS,
+        stage=("auto", "pretrain", "finetune"))
+    if self.refits is not None and (not isinstance(self.refits, (int, np.integer))
+            or isinstance(self.refits, bool) or self.refits < 0 or self.refits == 1):
+        raise InputError(f"refits={self.refits!r}: 0 (PCA instead, or none if n_clusters "
+            f"is given), a whole number of at least 2, or None is needed")
     k = self.n_clusters
     if k is None: return
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2: raise InputError(f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
-    if k > adata.n_obs: raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2:
+        raise InputError(
+            f"n_clusters={k!r}: a whole number of at least 2 is needed, or None to estimate it")
+    if k > adata.n_obs:
+        raise InputError(f"n_clusters={k} is more than the {adata.n_obs} cells there are")
 
 # %% ../nbs/03_scdeepcluster.ipynb #6bfdc671
 @patch
@@ -207,7 +237,8 @@ def _n_refits(self:ScDeepCluster):
 def _plan(self:ScDeepCluster)->list: # of texts
     "What a fit does, in the order of doing."
     n, tuned = self._n_refits(), self.finetune_epochs > 0 and self.stage != "pretrain"
-    refits = [f"refits ({n} networks anew, the longest part)"] if n else [] if self.n_clusters else ["refits (by PCA)"]
+    refits = ([f"refits ({n} networks anew, the longest part)"] if n else []
+        if self.n_clusters else ["refits (by PCA)"])
     return ["pretrain", *refits, *(["finetune"] if tuned else [])]
 
 # %% ../nbs/03_scdeepcluster.ipynb #cd07c410
@@ -222,25 +253,32 @@ class DenoisingStage(ScDeepCluster):
 def _latent_anew(kept, seed, params, names, library, **settings): # -> (cells, latent)
     "The latent code of a network trained on these counts from a new start, on one thread."
     import anndata
-    some = anndata.AnnData(kept.astype(np.float32), obs=pd.DataFrame(dict(library=library), index=names), var=pd.DataFrame(index=[f"g{j}" for j in range(kept.shape[1])]))
+    some = anndata.AnnData(kept.astype(np.float32), obs=pd.DataFrame(dict(library=library),
+            index=names), var=pd.DataFrame(index=[f"g{j}" for j in range(kept.shape[1])]))
     threads, silent = torch.get_num_threads(), steps.disabled
     torch.set_num_threads(1)
-    steps.disabled = True                                   # the refits are one step of the fit around them
-    try: return DenoisingStage(**params).fit(some, seed=seed % 2**31, progress=False, **settings).transform(some)
+    # the refits are one step of the fit around them
+    steps.disabled = True
+    try:
+        return DenoisingStage(**params).fit(some, seed=seed % 2**31,
+            progress=False, **settings).transform(some)
     finally:
         steps.disabled = silent
         torch.set_num_threads(threads)
 
 # %% ../nbs/03_scdeepcluster.ipynb #6545c5a7
 def _side_by_side(cpu:bool, progress:bool): # -> something like `map`
-    "Like `map`, over processes (not forked) if there is more than one core; with a bar that says how long it will take."
+    """Like `map`, over processes (not forked) if there is more than one core; with a bar that
+    says how long it will take."""
     from joblib import Parallel, cpu_count, delayed
     from tqdm import tqdm
     jobs = cpu_count() if cpu else 1
     def run(f, *args):
         tasks = [delayed(f)(*a) for a in zip(*args)]
-        done = Parallel(min(jobs, len(tasks)), return_as="generator", **(dict(backend="loky", inner_max_num_threads=1, idle_worker_timeout=5) if jobs > 1 else {}))(tasks)
-        return _counted(tqdm(done, total=len(tasks), desc="refits", disable=not progress, leave=False), len(tasks), quiet=progress)
+        done = Parallel(min(jobs, len(tasks)), return_as="generator", **(dict(backend="loky",
+                    inner_max_num_threads=1, idle_worker_timeout=5) if jobs > 1 else {}))(tasks)
+        return _counted(tqdm(done, total=len(tasks), desc="refits", disable=not progress,
+                leave=False), len(tasks), quiet=progress)
     return run
 
 def _counted(done, total, quiet=False): # the same, one by one
@@ -252,14 +290,17 @@ def _counted(done, total, quiet=False): # the same, one by one
 # %% ../nbs/03_scdeepcluster.ipynb #06a896b8
 def _kept_apart(g): # -> tensors
     "The partitions and gains of all refits, as tensors."
-    return {f"refits.{r}.{i}.{n}": torch.as_tensor(a) for r, trees in g.families.items() for i, tree in enumerate(trees) for n, a in zip(("gain", "parts"), tree)}
+    return {f"refits.{r}.{i}.{n}": torch.as_tensor(a) for r, trees in g.families.items() for i,
+        tree in enumerate(trees) for n, a in zip(("gain", "parts"), tree)}
 
 def _recalled(tensors): # -> Granularity
     "The reverse of `_kept_apart`."
     families = {}
-    for name in sorted((n for n in tensors if n.startswith("refits.") and n.endswith(".gain")), key=lambda n: int(n.split(".")[-2])):
+    for name in sorted((n for n in tensors if n.startswith("refits.") and n.endswith(".gain")),
+            key=lambda n: int(n.split(".")[-2])):
         r = name.removeprefix("refits.").rsplit(".", 2)[0]
-        families.setdefault(float(r), []).append((tensors[name].numpy(), tensors[name.removesuffix("gain") + "parts"].numpy()))
+        families.setdefault(float(r), []).append(
+            (tensors[name].numpy(), tensors[name.removesuffix("gain") + "parts"].numpy()))
     families = {r: families[r] for r in sorted(families)}
     return ClusterNumber(explained_and_reproducibility(families), families)
 
@@ -275,14 +316,20 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
     if n:
         s, obs = fit.settings, fit.adata.obs.iloc[rows]
         cpu = fit.fabric.device.type == "cpu"
-        most = s.max_epochs if s.init_from is None else math.ceil(s.max_epochs / self._transfer_share)      # refits start from nothing
+        # refits start from nothing
+        most = (s.max_epochs if s.init_from is None
+            else math.ceil(s.max_epochs / self._transfer_share))
         epochs = min(most, _epochs_of(_STEPS_REFIT, len(rows), s.batch_size))
         params = self.get_params() | dict(n_clusters=2, refits=0, n_top_genes=None)
-        embed = partial(_latent_anew, params=params, names=[f"c{i:09d}" for i in range(len(rows))], library=obs["n_counts"].to_numpy(), max_epochs=epochs,
-            batch_size=s.batch_size, precision=s.precision, device="cpu" if cpu else s.device)
+        embed = partial(_latent_anew, params=params, names=[f"c{i:09d}" for i in range(len(rows))],
+            library=obs["n_counts"].to_numpy(), max_epochs=epochs, batch_size=s.batch_size,
+            precision=s.precision, device="cpu" if cpu else s.device)
         run = _side_by_side(cpu, s.progress)
-    found = estimate_cluster_number(fit.counts(rows), embed, n or 5, seed=child_seed(fit.settings.seed, "refits"), run=run, k=self.n_clusters) if fit.fabric.is_global_zero else None
-    if fit.fabric.world_size > 1: found = fit.fabric.broadcast(found)          # one process does the work, all go on from the same answer
+    found = estimate_cluster_number(fit.counts(rows), embed, n or 5,
+        seed=child_seed(fit.settings.seed, "refits"), run=run,
+        k=self.n_clusters) if fit.fabric.is_global_zero else None
+    # one process does the work, all go on from the same answer
+    if fit.fabric.world_size > 1: found = fit.fabric.broadcast(found)
     fit.memory.tensors |= _kept_apart(found)
     fit.memory.done.append("refits")
     fit.memory.save()
@@ -292,12 +339,14 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
 def _centred(z, rows, votes): # -> centres (k, latent) float32, labels (cells,): the nearest centre
     "The mean of the cells (`rows`) that each cluster has won, and every cell's nearest mean."
     won = votes.argmax(1).numpy()
-    centers = np.stack([z[rows][won == j].mean(0) for j in range(votes.shape[1])]).astype(np.float32)
+    centers = np.stack(
+        [z[rows][won == j].mean(0) for j in range(votes.shape[1])]).astype(np.float32)
     return centers, losses.student_t(torch.as_tensor(z), torch.as_tensor(centers)).argmax(1).numpy()
 
 # %% ../nbs/03_scdeepcluster.ipynb #e93e7626
 @patch
-def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=None): # -> centres, weights of the autoencoder
+# -> centres, weights of the autoencoder
+def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=None):
     "Stage 2."
     net = ClusterNet(module, centers, self.alpha).to(fit.fabric.device)
     task = ClusterTask(net, fit, labels, self.gamma, self.tol, votes, backend=self.backend)
@@ -306,7 +355,8 @@ def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=Non
     fit.stage("finetune", task, epochs, hold_out=False)
     net.to(fit.fabric.device).eval()
     labels = _assignments(net, fit, fit.fabric.device).argmax(1).numpy()
-    _note_stage(fit, "finetune", sum(r["stage"] == "finetune" for r in fit.memory.rows), labels, np.nan)
+    _note_stage(fit, "finetune",
+        sum(r["stage"] == "finetune" for r in fit.memory.rows), labels, np.nan)
     return net.centers.detach().cpu().numpy(), _weights_of(module)
 
 def _weights_of(module):
@@ -319,9 +369,12 @@ def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
     "Judge the recorded partitions, keep the better stage's weights and centres."
     notes, kept = fit.memory.notes["stages"], fit.memory.tensors
     recorded = np.stack([kept[f"labels.{i}"].numpy() for i in range(len(notes))])
-    table = pd.DataFrame(notes).assign(silhouette=[_silhouette(space, l[subsample_evenly(len(l), _MOST)]) for l in recorded], n_clusters=[len(np.unique(l)) for l in recorded])
+    table = pd.DataFrame(notes).assign(
+        silhouette=[_silhouette(space, l[subsample_evenly(len(l), _MOST)]) for l in recorded],
+        n_clusters=[len(np.unique(l)) for l in recorded])
     last = {s: table.index[table.stage == s][-1] for s in answers}
-    stage = max(answers, key=lambda s: table.silhouette[last[s]]) if self.stage == "auto" else self.stage if self.stage in answers else "pretrain"
+    stage = (max(answers, key=lambda s: table.silhouette[last[s]]) if self.stage == "auto"
+        else self.stage if self.stage in answers else "pretrain")
     table["chosen"] = table.index == last[stage]
     centers, weights = answers[stage]
     module.load_state_dict(weights)
@@ -332,7 +385,8 @@ def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
     labels[fit.all_cells] = losses.student_t(z, centers, self.alpha).argmax(1).numpy()
     sizes = np.bincount(labels, minlength=len(centers))
     order = np.argsort(-sizes, kind="stable")[:int((sizes > 0).sum())]
-    return dict(labels=labels, centers_=centers.numpy()[order], n_clusters_=len(order), stage_=stage, stages_=table, stage_labels_=recorded, stage_cells_=fit.cells)
+    return dict(labels=labels, centers_=centers.numpy()[order], n_clusters_=len(order),
+        stage_=stage, stages_=table, stage_labels_=recorded, stage_cells_=fit.cells)
 
 # %% ../nbs/03_scdeepcluster.ipynb #6d05bf12
 def _same_cells(adata, layer): # -> str
@@ -342,17 +396,23 @@ def _same_cells(adata, layer): # -> str
 @patch
 def _trust(self:ScDeepCluster, fit, judged, again, chosen)->dict:
     "Add to what was chosen what the refits say of it."
-    labels, n = chosen.pop("labels"), fit.adata.n_obs                                            # of all cells, in the order of the file
-    out = chosen | dict(granularity_=None, runner_up_=None, finest_=None, refit_cells_=np.zeros(0, int), refit_labels_=np.zeros((0, 0), int),
+    # of all cells, in the order of the file
+    labels, n = chosen.pop("labels"), fit.adata.n_obs
+    out = chosen | dict(granularity_=None, runner_up_=None,
+        finest_=None, refit_cells_=np.zeros(0, int), refit_labels_=np.zeros((0, 0), int),
         levels_=np.zeros((0, 0), int), stability_=np.full(n, np.nan, np.float32), cells_hash_=None)
     if again is None: return out
     rows = fit.cells[judged]
-    most = int(again.table.k.max()) if len(again.table) else 1                                   # a refit may find fewer than were asked for
-    out |= dict(cells_hash_=_same_cells(fit.adata, fit.settings.layer), refit_cells_=rows, refit_labels_=again.partitions(min(self.n_clusters or again.k, most)).astype(np.int32))
-    out["stability_"][rows] = cell_stability(np.unique(labels[rows], return_inverse=True)[1], out["refit_labels_"])
+    # a refit may find fewer than were asked for
+    most = int(again.table.k.max()) if len(again.table) else 1
+    out |= dict(cells_hash_=_same_cells(fit.adata, fit.settings.layer), refit_cells_=rows,
+        refit_labels_=again.partitions(min(self.n_clusters or again.k, most)).astype(np.int32))
+    out["stability_"][rows] = cell_stability(np.unique(labels[rows], return_inverse=True)[1],
+        out["refit_labels_"])
     if self.n_clusters: return out
     levels = [consensus_labels(again.partitions(k))[0] for k in again.table.k]
-    return out | dict(granularity_=again.table, runner_up_=again.runner_up, finest_=again.finest, levels_=np.reshape(levels, (-1, len(rows))).astype(np.int32))
+    return out | dict(granularity_=again.table, runner_up_=again.runner_up, finest_=again.finest,
+        levels_=np.reshape(levels, (-1, len(rows))).astype(np.int32))
 
 # %% ../nbs/03_scdeepcluster.ipynb #837eb378
 @patch
@@ -362,14 +422,19 @@ def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     if fit.fabric.is_global_zero: steps.info("in turn: %s", ", ".join(self._plan()))
     noise = self._pretrain(module, fit)
     judged = subsample_evenly(len(fit.cells), _MOST)
-    space = reference_pca(_log_normalised(fit, fit.cells[judged]), seed=child_seed(seed, "judge"))     # belongs to neither stage
+    # belongs to neither stage
+    space = reference_pca(_log_normalised(fit, fit.cells[judged]), seed=child_seed(seed, "judge"))
     z = _in_order(fit, device, lambda b: module.encode(b.x)).numpy()
     again = self._refits(fit, judged)
-    votes = None if self.n_clusters else torch.as_tensor(consensus_votes(again.partitions(again.k)), dtype=torch.float32)
-    centers, labels = _kmeans(z, min(self.n_clusters, len(z)), child_seed(seed, "kmeans")) if votes is None else _centred(z, judged, votes)
+    votes = None if self.n_clusters else torch.as_tensor(consensus_votes(again.partitions(again.k)),
+        dtype=torch.float32)
+    centers, labels = _kmeans(z, min(self.n_clusters, len(z)),
+        child_seed(seed, "kmeans")) if votes is None else _centred(z, judged, votes)
     _note_stage(fit, "pretrain", fit.settings.max_epochs, labels, np.nan)
     answers = {"pretrain": (centers, _weights_of(module))}
-    if len(centers) > 1 and self.finetune_epochs > 0 and self.stage != "pretrain": answers["finetune"] = self._finetune(module, fit, labels, centers, noise, None if votes is None else (judged, votes))
+    if len(centers) > 1 and self.finetune_epochs > 0 and self.stage != "pretrain":
+        answers["finetune"] = self._finetune(module, fit, labels, centers, noise,
+            None if votes is None else (judged, votes))
     return self._trust(fit, judged, again, self._choose(module, fit, answers, space))
 
 # %% ../nbs/03_scdeepcluster.ipynb #effad124
@@ -381,7 +446,8 @@ def predict_proba(self:ScDeepCluster,
     return self._proba(self.transform(adata))
 
 @patch
-def _proba(self:ScDeepCluster, z): return losses.student_t(torch.as_tensor(z), torch.as_tensor(self.centers_), self.alpha).numpy()
+def _proba(self:ScDeepCluster, z):
+    return losses.student_t(torch.as_tensor(z), torch.as_tensor(self.centers_), self.alpha).numpy()
 
 @patch
 def predict(self:ScDeepCluster, adata)->np.ndarray: # (cells,) integers, 0 is the largest cluster of the data fitted
@@ -396,19 +462,23 @@ def fit_predict(self:ScDeepCluster, adata, **kw):
 # %% ../nbs/03_scdeepcluster.ipynb #d07ca051
 @patch
 def score_stages(self:ScDeepCluster,
-    labels, # (cells,) known types of the cells that were fitted, in the rows of that AnnData; missing ones are left out
+    # (cells,) known types of the cells that were fitted, in the rows of that AnnData; missing ones
+    # are left out
+    labels,
 )->pd.DataFrame: # `stages_` with ari, nmi, acc
     "Scores of every recorded partition against known labels; nothing is chosen by them."
     from scnb.metrics import cluster_scores
     known = pd.Series(np.asarray(labels, dtype=object))[self.stage_cells_].to_numpy()
-    return self.stages_.join(pd.DataFrame([{k: cluster_scores(known, l)[k] for k in ("ari", "nmi", "acc")} for l in self.stage_labels_]))
+    return self.stages_.join(pd.DataFrame([{k: cluster_scores(known, l)[k]
+                    for k in ("ari", "nmi", "acc")} for l in self.stage_labels_]))
 
 # %% ../nbs/03_scdeepcluster.ipynb #e202c61d
 @patch
 def labels_at(self:ScDeepCluster, k)->np.ndarray: # (cells of the file,), -1 where a cell took no part
     "The refits' vote for another number of clusters, without a new fit."
     ks = [] if self.granularity_ is None else self.granularity_.k.tolist()
-    if k not in ks: raise InputError(f"no partition into {k} clusters is known: {f'there are those for k = {ks[0]} to {ks[-1]}' if ks else 'the number of clusters was given' if self.granularity_ is None else 'there was too little to split'}; fit with n_clusters={k}")
+    if k not in ks:
+        raise InputError(f"no partition into {k} clusters is known: {f'there are those for k = {ks[0]} to {ks[-1]}' if ks else 'the number of clusters was given' if self.granularity_ is None else 'there was too little to split'}; fit with n_clusters={k}")
     out = np.full(len(self.stability_), -1)
     out[self.refit_cells_] = self.levels_[ks.index(k)]
     return out
@@ -420,5 +490,7 @@ def _outputs(self:ScDeepCluster, adata):
     q = self._proba(z)
     names = [str(i) for i in range(self.n_clusters_)]
     obs = {"{key}": pd.Categorical.from_codes(q.argmax(1), names), "{key}_confidence": q.max(1)}
-    if len(self.refit_labels_) and _same_cells(adata, self.layer_) == self.cells_hash_: obs["{key}_stability"] = self.stability_      # known for the cells fitted only
+    # known for the cells fitted only
+    if len(self.refit_labels_) and _same_cells(adata, self.layer_) == self.cells_hash_:
+        obs["{key}_stability"] = self.stability_
     return {"obsm": {"X_{key}": z}, "obs": obs}

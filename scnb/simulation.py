@@ -14,9 +14,11 @@ from .counts import InputError
 
 # %% ../nbs/foundations/simulation.ipynb #f28a0457
 def _shares(n, groups, proportions=None):
-    "Split `n` cells into `groups` by `proportions`, to the nearest cell, none left empty by rounding alone."
+    """Split `n` cells into `groups` by `proportions`, to the nearest cell, none left empty by
+    rounding alone."""
     p = np.full(groups, 1 / groups) if proportions is None else np.asarray(proportions, float)
-    if len(p) != groups or (p <= 0).any(): raise InputError(f"proportions must be {groups} positive numbers, not {p.tolist()}")
+    if len(p) != groups or (p <= 0).any():
+        raise InputError(f"proportions must be {groups} positive numbers, not {p.tolist()}")
     if n < groups: raise InputError(f"{n} cells cannot fill {groups} groups")
     exact = p / p.sum() * n
     sizes = np.maximum(np.floor(exact).astype(int), 1)
@@ -25,13 +27,15 @@ def _shares(n, groups, proportions=None):
 
 # %% ../nbs/foundations/simulation.ipynb #9c341599
 def gene_factors(rng, n, genes, fraction, scale):
-    "Log-normal expression factors (n, genes): 1 except for a `fraction` of the genes, drawn anew for each row."
+    """Log-normal expression factors (n, genes): 1 except for a `fraction` of the genes, drawn
+    anew for each row."""
     changed = rng.random((n, genes)) < fraction
     return np.where(changed, rng.lognormal(0, scale, (n, genes)), 1.0)
 
 # %% ../nbs/foundations/simulation.ipynb #36a9a194
 def _midpoint(mu, seen, share):
-    "The log mean at which half the counts are lost, so that of the entries `seen` a `share` is lost in all."
+    """The log mean at which half the counts are lost, so that of the entries `seen` a `share` is
+    lost in all."""
     from scipy.optimize import brentq
     from scipy.special import expit
     m = np.log(mu[seen])
@@ -39,9 +43,12 @@ def _midpoint(mu, seen, share):
 
 # %% ../nbs/foundations/simulation.ipynb #37df574c
 def draw_with_dropout(rng, profiles, state, batch_factors, batch, library, theta, dropout):
-    "True and observed counts (CSR): NB around library x profile x batch, then dropout logistic in the log mean."
+    """True and observed counts (CSR): NB around library x profile x batch, then dropout logistic
+    in the log mean."""
     from scipy.special import expit
-    if not 0 <= (dropout := dropout or 0) < 1: raise InputError(f"dropout is the share of the non-zero counts that is lost: 0 <= dropout < 1, not {dropout}")
+    if not 0 <= (dropout := dropout or 0) < 1:
+        raise InputError(f"dropout is the share "
+            f"of the non-zero counts that is lost: 0 <= dropout < 1, not {dropout}")
     true, seen, mid = [], [], None
     for at in np.array_split(np.arange(len(state)), -(-len(state) // 2048)):
         mu = library[at, None] * profiles[state[at]] * batch_factors[batch[at]]   # (cells, genes)
@@ -61,10 +68,12 @@ def _simulated(rng, profiles, state, obs, n_batches, dropout, depth, batch_scale
     n, G = len(state), profiles.shape[1]
     profiles = profiles / profiles.sum(1, keepdims=True)
     batch = rng.integers(n_batches, size=n)
-    factors = np.vstack([np.ones(G), gene_factors(rng, n_batches - 1, G, 1, batch_scale)]) # the first batch is the standard
+    # the first batch is the standard
+    factors = np.vstack([np.ones(G), gene_factors(rng, n_batches - 1, G, 1, batch_scale)])
     library, theta = depth * G * rng.lognormal(0, .35, n), theta * rng.lognormal(0, .3, G)
     true, seen = draw_with_dropout(rng, profiles, state, factors, batch, library, theta, dropout)
-    obs = pd.DataFrame(obs | {"batch": _named(batch, [f"b{i}" for i in range(n_batches)])}, index=[f"cell_{i}" for i in range(n)])
+    obs = pd.DataFrame(obs | {"batch": _named(batch, [f"b{i}" for i in range(n_batches)])},
+        index=[f"cell_{i}" for i in range(n)])
     var = pd.DataFrame({"theta": theta}, index=[f"gene_{j}" for j in range(G)])
     return ad.AnnData(seen, obs=obs, var=var, layers={"true_counts": true})
 
@@ -82,7 +91,8 @@ def simulate(n_cells=1000, # cells
              batch_scale=.3, # the same for batches
              theta=3.0, # typical inverse dispersion of a gene
             ) -> ad.AnnData: # X observed counts; layers["true_counts"]; obs: group, batch
-    "Simulated counts with known groups and known true counts, in the manner of Splatter (Zappia 2017)."
+    """Simulated counts with known groups and known true counts, in the manner of Splatter
+    (Zappia 2017)."""
     rng = np.random.default_rng(seed)
     base = rng.gamma(.6, 1, n_genes) + 1e-3 # (genes,)
     group = rng.permutation(_shares(n_cells, n_groups, proportions))
@@ -103,15 +113,22 @@ def simulate_contrastive(n_cells=1000, # cells, both conditions together
                          salient_scale=1.0, # how strongly
                          batch_scale=.3, theta=3.0, # as in `simulate`
                         ) -> ad.AnnData: # obs: condition, shared, salient, batch
-    "Control and perturbed cells: the types are the same in both, the responses are in the perturbed only."
+    """Control and perturbed cells: the types are the same in both, the responses are in the
+    perturbed only."""
     rng = np.random.default_rng(seed)
     base = rng.gamma(.6, 1, n_genes) + 1e-3 # (genes,)
     treated = rng.permutation(_shares(n_cells, 2, [1 - perturbed, perturbed])).astype(bool)
     shared, salient = rng.permutation(_shares(n_cells, n_shared)), np.zeros(n_cells, int)
     salient[treated] = 1 + rng.permutation(_shares(treated.sum(), n_salient))
-    types = gene_factors(rng, n_shared, n_genes, de_fraction, de_scale)                       # (types, genes)
-    responses = np.vstack([np.ones(n_genes), gene_factors(rng, n_salient, n_genes, salient_fraction, salient_scale)]) # none first
-    profiles = (base * types[:, None] * responses).reshape(-1, n_genes)                   # (types x responses, genes)
-    obs = {"condition": _named(treated.astype(int), ["control", "perturbed"]), "shared": _named(shared, [f"t{i}" for i in range(n_shared)]),
-           "salient": _named(salient, ["control", *(f"s{i}" for i in range(n_salient))])}
-    return _simulated(rng, profiles, shared * (n_salient + 1) + salient, obs, n_batches, dropout, depth, batch_scale, theta)
+    # (types, genes)
+    types = gene_factors(rng, n_shared, n_genes, de_fraction, de_scale)
+    # none first
+    responses = np.vstack(
+        [np.ones(n_genes), gene_factors(rng, n_salient, n_genes, salient_fraction, salient_scale)])
+    # (types x responses, genes)
+    profiles = (base * types[:, None] * responses).reshape(-1, n_genes)
+    obs = {"condition": _named(treated.astype(int), ["control", "perturbed"]),
+        "shared": _named(shared, [f"t{i}" for i in range(n_shared)]),
+        "salient": _named(salient, ["control", *(f"s{i}" for i in range(n_salient))])}
+    return _simulated(rng, profiles, shared * (n_salient + 1) + salient, obs,
+        n_batches, dropout, depth, batch_scale, theta)

@@ -39,29 +39,34 @@ def accuracy_by_stability(
     bins:int=10,
 )->pd.DataFrame: # one row per bin, least stable first: cells, stability, accuracy
     "Is a stable cell more often right? Accuracy from the least to the most stable cells."
-    known, pred, s = np.asarray(known, dtype=object), np.asarray(pred, dtype=object), np.asarray(stability, float)
+    known, pred, s = (np.asarray(known, dtype=object),
+        np.asarray(pred, dtype=object), np.asarray(stability, float))
     ok = ~pd.isna(known) & ~pd.isna(pred) & ~np.isnan(s)
     s, right = s[ok], _right_cells(known[ok], pred[ok]).astype(float)
     right = pd.Series(right).groupby(s).transform("mean").to_numpy()          # ties share
     parts = [p for p in np.array_split(np.argsort(s, kind="stable"), bins) if len(p)]
-    return pd.DataFrame([dict(bin=i + 1, cells=len(p), stability=s[p].mean(), accuracy=right[p].mean()) for i, p in enumerate(parts)])
+    return pd.DataFrame([dict(bin=i + 1, cells=len(p), stability=s[p].mean(),
+                accuracy=right[p].mean()) for i, p in enumerate(parts)])
 
 # %% ../nbs/analysis/stability.ipynb #14b21c99
 DISSOLVED, STABLE = 0.6, 0.75      # Hennig's limits
 
 def stability_class(j)->str:
     "What a Jaccard index says of a cluster (Hennig 2007)."
-    return "" if np.isnan(j) else "dissolved" if j < DISSOLVED else "stable" if j > STABLE else "doubtful"
+    return ("" if np.isnan(j) else "dissolved" if j < DISSOLVED else "stable"
+        if j > STABLE else "doubtful")
 
 # %% ../nbs/analysis/stability.ipynb #11efb06e
 def co_clustering(
     labels, # (cells,) 0 .. k - 1
     partitions, # (refits, cells)
 )->np.ndarray: # (clusters, clusters), rows sum to 1
-    "Of the companions that the cells of a cluster have in the refits, the share that comes from each cluster."
+    """Of the companions that the cells of a cluster have in the refits, the share that comes
+    from each cluster."""
     M = 0.
     for p in partitions:
-        C = overlaps(labels, p)                                             # (clusters, refit's clusters)
+        # (clusters, refit's clusters)
+        C = overlaps(labels, p)
         M = M + (C / np.maximum(C.sum(1, keepdims=True), 1)) @ (C / np.maximum(C.sum(0), 1)).T
     return M / len(partitions)
 
@@ -84,8 +89,11 @@ def expression(
     n = np.asarray(X.sum(1)).ravel()
     rows, X, n = rows[n > 0], X[n > 0], n[n > 0]
     X = log_normalize(X, n / np.median(n) if len(n) else n, log1p=True)       # (cells, genes)
-    often = np.any([np.diff(X[codes[rows] == c].tocsc().indptr) >= max(1, seen * (codes[rows] == c).sum()) for c in np.unique(codes[rows])], 0) if len(n) else np.ones(X.shape[1], bool)
-    e = anndata.AnnData(X[:, often], obs=pd.DataFrame(dict(cluster=pd.Categorical(codes[rows].astype(str))), index=rows.astype(str)))
+    often = np.any([np.diff(X[codes[rows] == c].tocsc().indptr) >= max(1,
+                seen * (codes[rows] == c).sum()) for c in np.unique(codes[rows])],
+        0) if len(n) else np.ones(X.shape[1], bool)
+    e = anndata.AnnData(X[:, often], obs=pd.DataFrame(
+            dict(cluster=pd.Categorical(codes[rows].astype(str))), index=rows.astype(str)))
     e.var["gene"] = [str(g)[:40] for g in np.asarray(adata.var_names)[often]]
     return e
 
@@ -96,19 +104,23 @@ def wilcoxon(
     rest="rest", # or the one cluster to compare with
     groups=None, # clusters to be described; None: all with two cells or more
 )->dict: # cluster -> DataFrame (gene, auc, fold: log2 of the ratio of means), highest AUC first
-    "Genes by how often a cell of a cluster has more of them than a cell of the rest (Wilcoxon's rank sum test, by scanpy)."
+    """Genes by how often a cell of a cluster has more of them than a cell of the rest
+    (Wilcoxon's rank sum test, by scanpy)."""
     import scanpy as sc
     size, n = e.obs["cluster"].value_counts(), e.n_obs
-    groups = [c for c in e.obs["cluster"].cat.categories if size[c] > 1 and size[c] < n] if groups is None else groups
+    groups = [c for c in e.obs["cluster"].cat.categories if size[c] > 1
+        and size[c] < n] if groups is None else groups
     if not groups or not e.n_vars or size.get(rest, 2) < 2: return {}
     with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
-        sc.tl.rank_genes_groups(e, "cluster", groups=list(groups), reference=rest, method="wilcoxon", use_raw=False, corr_method="bonferroni", tie_correct=False)
+        sc.tl.rank_genes_groups(e, "cluster", groups=list(groups), reference=rest,
+            method="wilcoxon", use_raw=False, corr_method="bonferroni", tie_correct=False)
     found, out = e.uns.pop("rank_genes_groups"), {}
     for c in groups:
         n1, n2 = size[c], n - size[c] if rest == "rest" else size[rest]
         auc = .5 + found["scores"][c].astype(float) * np.sqrt((n1 + n2 + 1) / (12 * n1 * n2))
-        out[c] = pd.DataFrame(dict(gene=e.var.loc[found["names"][c], "gene"].to_numpy(), auc=auc, fold=found["logfoldchanges"][c].astype(float)))
+        out[c] = pd.DataFrame(dict(gene=e.var.loc[found["names"][c], "gene"].to_numpy(), auc=auc,
+                fold=found["logfoldchanges"][c].astype(float)))
     return out
 
 # %% ../nbs/analysis/stability.ipynb #822ba0ad
@@ -119,7 +131,8 @@ def top_markers(
 )->str:
     "The first genes with their AUC, as a reader sees them."
     if test is None: return ""
-    t = test[test.auc > .5].head(n) if up else test[test.auc < .5].iloc[::-1].head(n).assign(auc=lambda t: 1 - t.auc)
+    t = (test[test.auc > .5].head(n) if up
+        else test[test.auc < .5].iloc[::-1].head(n).assign(auc=lambda t: 1 - t.auc))
     return ", ".join(f"{g} {v:.2f}" for g, v in zip(t.gene, t.auc))
 
 # %% ../nbs/analysis/stability.ipynb #9296ff3a
@@ -128,7 +141,9 @@ def cluster_stability(
     partitions, # (refits, fitted cells), or None
     cells=None, # (fitted cells,) their rows; None: all
     stability=None, # (cells,) if it is known already
-): # jaccard (clusters,), mean stability (clusters,), exchanged (clusters, clusters); NaN where nothing is known
+# jaccard (clusters,), mean stability (clusters,), exchanged (clusters, clusters); NaN where nothing
+# is known
+):
     "How clusters come back in the refits, and with which others they share cells."
     k = int(codes.max()) + 1
     J, s, M = np.full(k, np.nan), np.full(k, np.nan), np.zeros((k, k))
@@ -137,19 +152,22 @@ def cluster_stability(
     known = codes[cells] >= 0
     l, p = codes[cells][known], np.asarray(partitions)[:, known]
     here, small = np.unique(l, return_inverse=True)
-    own = cell_stability(small, p) if stability is None else np.asarray(stability, float)[cells][known]
+    own = cell_stability(small,
+        p) if stability is None else np.asarray(stability, float)[cells][known]
     J[here], M[np.ix_(here, here)] = jaccard(small, p), co_clustering(small, p)
     s[here] = pd.Series(own).groupby(small).mean()
     return J, s, M
 
 def nearest(c, M, profiles):
-    "Which cluster c is nearest to, and why: by cells exchanged, or by profile; (None, '') if there is no other."
+    """Which cluster c is nearest to, and why: by cells exchanged, or by profile; (None, '') if
+    there is no other."""
     others = np.delete(np.arange(len(M)), c)
     if not len(others): return None, ""
     d = others[M[c, others].argmax()]
     if M[c, d] >= .01: return int(d), f"{M[c, d]:.0%} of its companions in refits"
     away = np.linalg.norm(profiles[others] - profiles[c], axis=1)
-    return (None, "") if np.isnan(away).all() else (int(others[np.nanargmin(away)]), "by mean profile")
+    return ((None, "") if np.isnan(away).all()
+        else (int(others[np.nanargmin(away)]), "by mean profile"))
 
 # %% ../nbs/analysis/stability.ipynb #d328df94
 def cluster_table(
@@ -162,17 +180,23 @@ def cluster_table(
 )->pd.DataFrame: # one row per cluster
     "Size, stability, markers, nearest cluster, and what tells the two apart."
     codes, names = label_codes(labels)
-    if len(codes) != adata.n_obs or not len(names): raise InputError(f"one cluster per cell is needed, and at least one that is not missing: {len(codes):,} labels with {len(names)} names for {adata.n_obs:,} cells")
+    if len(codes) != adata.n_obs or not len(names):
+        raise InputError(f"one cluster per cell is needed, and at least one that is not missing: "
+            f"{len(codes):,} labels with {len(names)} names for {adata.n_obs:,} cells")
     J, s, M = cluster_stability(codes, partitions, cells, stability)
     e, sizes = expression(adata, codes, layer), np.bincount(codes[codes >= 0], minlength=len(names))
     group = e.obs["cluster"].astype(int).to_numpy()
-    profiles = np.stack([np.asarray(e.X[group == c].mean(0)).ravel() if (group == c).any() else np.full(e.n_vars, np.nan) for c in range(len(names))])
+    profiles = np.stack([np.asarray(e.X[group == c].mean(0)).ravel() if (group == c).any()
+            else np.full(e.n_vars, np.nan) for c in range(len(names))])
     markers, rows = wilcoxon(e), []
     for c in range(len(names)):
         d, why = nearest(c, M, profiles)
         test = pairwise_markers(e, c, d)
-        rows.append(dict(cluster=names[c], cells=int(sizes[c]), share=sizes[c] / sizes.sum(), jaccard=J[c], comes_back=stability_class(J[c]), stability=s[c], markers=top_markers(markers.get(str(c)), n_genes),
-                         nearest="" if d is None else names[d], why=why, more_here=top_markers(test, n_genes), more_there=top_markers(test, n_genes, up=False)))
+        rows.append(dict(cluster=names[c], cells=int(sizes[c]), share=sizes[c] / sizes.sum(),
+                jaccard=J[c], comes_back=stability_class(J[c]), stability=s[c],
+                markers=top_markers(markers.get(str(c)), n_genes), nearest="" if d is None
+                else names[d], why=why, more_here=top_markers(test, n_genes),
+                more_there=top_markers(test, n_genes, up=False)))
     return pd.DataFrame(rows)
 
 def pairwise_markers(e, c, d):
@@ -182,35 +206,46 @@ def pairwise_markers(e, c, d):
     return wilcoxon(e, str(d), [str(c)])[str(c)] if e.n_vars else None
 
 # %% ../nbs/analysis/stability.ipynb #2d9c2397
-_CLEAR, _CLOSE = 0.8, 0.05      # share returned of clear clusters; how far below the best product is as good
+# share returned of clear clusters; how far below the best product is as good
+_CLEAR, _CLOSE = 0.8, 0.05
 
 def _ranges(ks)->str:
     "3, 4, 5, 8 as '3 to 5, 8'."
     ks = sorted(ks)
     runs = np.split(ks, np.flatnonzero(np.diff(ks) > 1) + 1)
-    return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" if len(r) > 2 else f"{r[0]}, {r[-1]}" for r in runs)
+    return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" if len(r) > 2
+        else f"{r[0]}, {r[-1]}" for r in runs)
 
 def _as_good(table)->list: # of k
     "The numbers of clusters whose product is close to the best."
-    return [] if table is None or not len(table) else table.k[table.score >= (1 - _CLOSE) * table.score.max()].tolist()
+    return ([] if table is None
+        or not len(table) else table.k[table.score >= (1 - _CLOSE) * table.score.max()].tolist())
 
 # %% ../nbs/analysis/stability.ipynb #e9a265e1
 def verdict(
     table, # DataFrame k, explained, returned, score; None: k was given, or no refits
     k:int, # clusters
     *, runner_up=None, finest=None, # second best k; k that explains most
-    returned=None, # share of these labels that comes back in the refits; the lower one of this and what `table` says is told
+    # share of these labels that comes back in the refits; the lower one of this and what `table`
+    # says is told
+    returned=None,
     stability=None, # (cells,) of each cell
     given=False, # k was asked for
 )->list: # of one to three sentences
     "What the refits say, in words; every number comes from the arguments."
     at = None if table is None else table[table.k == k]
-    if at is not None and len(at): returned = min(float(at.returned.iloc[0]), 1. if returned is None else returned)
-    said = [_no_clusters(table, given) if k == 1 else _how_clear(k, returned, given, _as_good(table))]
-    said.append("This does not say that all cells are alike: they may lie along a continuum, or have too few molecules to tell. All are in cluster 0; --n-clusters K draws K clusters all the same." if k == 1 else _what_else(table, k, runner_up, finest))
+    if at is not None and len(at):
+        returned = min(float(at.returned.iloc[0]), 1. if returned is None else returned)
+    said = [_no_clusters(table, given) if k == 1
+        else _how_clear(k, returned, given, _as_good(table))]
+    said.append("This does not say that all cells are alike: they may lie along a continuum, "
+        "or have too few molecules to tell. All are in cluster 0; --n-clusters K draws K clusters "
+        "all the same." if k == 1 else _what_else(table, k, runner_up, finest))
     s = np.array([]) if stability is None else np.asarray(stability, float)
     weak = (s < .5).sum() / max((~np.isnan(s)).sum(), 1)
-    if k > 1 and weak > 0: said.append(f"{'Less than 1 %' if weak < .01 else f'{weak:.0%}'} of the cells lose most of their companions in a refit: do not lean on the clusters of these.")
+    if k > 1 and weak > 0:
+        said.append(f"{'Less than 1 %' if weak < .01 else f'{weak:.0%}'} of the cells lose most of "
+            f"their companions in a refit: do not lean on the clusters of these.")
     return [w for w in said if w]
 
 def _no_clusters(table, given):
@@ -218,22 +253,34 @@ def _no_clusters(table, given):
     if given: return "1 cluster, as asked for."
     if table is None or not len(table): return "No clusters: there is too little here to split."
     best = table.loc[table.score.idxmax()]
-    return f"No clusters: the best partition, k = {best.k:.0f}, has a product of {best.score:.2f} of the share explained ({best.explained:.2f}) and the share returned ({best.returned:.2f}), and below {FLOOR:g} more is lost than comes back."
+    return (f"No clusters: the best partition, k = {best.k:.0f}, has a product of "
+        f"{best.score:.2f} of the share explained ({best.explained:.2f}) and the share "
+        f"returned ({best.returned:.2f}), and below {FLOOR:g} more is lost than comes back.")
 
 # %% ../nbs/analysis/stability.ipynb #6dde3069
 def _how_clear(k, returned, given, near=()): # near: numbers of clusters that are as good
     "The first sentence, for two clusters and more."
-    if returned is None: return f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no refits), so how far to trust them is not known."
-    asked, share = " as asked for," if given else "", f"{returned:.0%} of the grouping comes back when clusters are sought again without some of the molecules"
-    if returned >= _CLEAR: return f"{k} clusters,{asked} {'clear' if given or len(near) < 2 else 'repeatable'}: {share}."
-    return f"{k} clusters,{asked} not sharp: {share}. This is what a continuum of states looks like, or too few molecules per cell to tell."
+    if returned is None:
+        return (f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no "
+            f"refits), so how far to trust them is not known.")
+    asked, share = (" as asked for," if given else "", f"{returned:.0%} of the grouping comes back "
+        f"when clusters are sought again without some of the molecules")
+    if returned >= _CLEAR:
+        return (
+            f"{k} clusters,{asked} {'clear' if given or len(near) < 2 else 'repeatable'}: {share}.")
+    return (f"{k} clusters,{asked} not sharp: {share}. This is what a continuum of "
+        f"states looks like, or too few molecules per cell to tell.")
 
 def _what_else(table, k, runner_up=None, finest=None):
     "Other numbers of clusters that are worth a look."
     near, said = _as_good(table), []
-    if len(near) > 1: said.append(f"{' or '.join(_ranges(near).rsplit(', ', 1))} clusters are about as good (within {_CLOSE:.0%} of the best product)")
+    if len(near) > 1:
+        said.append(f"{' or '.join(_ranges(near).rsplit(', ', 1))} clusters are about as good "
+            f"(within {_CLOSE:.0%} of the best product)")
     if runner_up is not None: said.append(f"the runner-up is k = {runner_up}")
-    if finest is not None and finest > k: said.append(f"the finest partition that unseen molecules support has {finest} clusters (--n-clusters {finest} gives it)")
+    if finest is not None and finest > k:
+        said.append(f"the finest partition that unseen molecules support has {finest} "
+            f"clusters (--n-clusters {finest} gives it)")
     text = "; ".join(said)
     return text[:1].upper() + text[1:] + "." if text else ""
 
@@ -257,17 +304,25 @@ class Evidence:
         "From a fitted model, and the clusters it gave."
         def get(name):
             value = getattr(model, name, None)
-            return None if isinstance(value, np.ndarray) and not value.size else value      # nothing was done again
-        return cls(int(model.n_clusters_), given, get("granularity_"), get("runner_up_"), get("finest_"), get("refit_labels_"), get("refit_cells_"), None if voted or not len(model.refit_labels_) else get("stability_"), get("stages_"), labels)
+            # nothing was done again
+            return None if isinstance(value, np.ndarray) and not value.size else value
+        return cls(int(model.n_clusters_), given, get("granularity_"), get("runner_up_"),
+            get("finest_"), get("refit_labels_"), get("refit_cells_"), None if voted
+            or not len(model.refit_labels_) else get("stability_"), get("stages_"), labels)
     @property
     def returned(self): # 0 to 1, or None
-        "Adjusted mutual information of the labels with each refit, averaged; without labels, between refits."
+        """Adjusted mutual information of the labels with each refit, averaged; without labels,
+        between refits."""
         from itertools import combinations
         from sklearn.metrics import adjusted_mutual_info_score as ami
         P = self.partitions
         if P is None or len(P) < (2 if self.labels is None else 1): return None
-        own = None if self.labels is None else np.asarray(self.labels)[slice(None) if self.cells is None else self.cells]
-        return float(np.mean([ami(p, q) for p, q in (combinations(P, 2) if own is None else ((own, p) for p in P))]))
+        own = (None if self.labels is None
+            else np.asarray(self.labels)[slice(None) if self.cells is None else self.cells])
+        return float(np.mean([ami(p, q) for p,
+                    q in (combinations(P, 2) if own is None else ((own, p) for p in P))]))
     @property
     def is_there(self): return self.partitions is not None or self.table is not None
-    def verdict(self): return verdict(self.table, self.k, runner_up=self.runner_up, finest=self.finest, returned=self.returned, stability=self.stability, given=self.given)
+    def verdict(self):
+        return verdict(self.table, self.k, runner_up=self.runner_up, finest=self.finest,
+            returned=self.returned, stability=self.stability, given=self.given)

@@ -22,7 +22,8 @@ from .data import batches, Recipe
 from .files import read_tensors, write_tensors
 
 # %% ../nbs/foundations/train.ipynb #15d16d6e
-log, steps = logging.getLogger("scnb"), logging.getLogger("scnb.steps")      # steps: what a fit is about to do, for whoever listens
+# steps: what a fit is about to do, for whoever listens
+log, steps = logging.getLogger("scnb"), logging.getLogger("scnb.steps")
 
 # %% ../nbs/foundations/train.ipynb #a317746b
 def child_seed(
@@ -49,10 +50,14 @@ def resolve_device(
     if kind == "auto": kind = "cuda" if torch.cuda.is_available() else "cpu"
     there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if kind not in there or (index and not index.isdigit()):
-        raise InputError(f"device {device!r} is not known: use 'auto', 'cpu', 'cuda', 'cuda:1', ... or 'mps'")
-    if not there[kind]: raise InputError(f"device {device!r} is not there: torch sees none on this machine; use 'auto' or 'cpu'")
+        raise InputError(
+            f"device {device!r} is not known: use 'auto', 'cpu', 'cuda', 'cuda:1', ... or 'mps'")
+    if not there[kind]:
+        raise InputError(
+            f"device {device!r} is not there: torch sees none on this machine; use 'auto' or 'cpu'")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
+        raise InputError(f"device {device!r} is not there: "
+            f"torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return kind, int(index) if index else None
 
 # %% ../nbs/foundations/train.ipynb #b8fbf86f
@@ -72,17 +77,23 @@ def make_fabric(
     device:str="auto", # see `resolve_device`
     devices:int=1, # processes on each machine
     num_nodes:int=1, # machines
-    strategy:str="auto", # Fabric's name of a strategy; "auto" with several processes: "ddp_spawn" (started afresh, since a process forked after a parallel kernel ran can hang)
+    # Fabric's name of a strategy; "auto" with several processes: "ddp_spawn" (started afresh, since
+    # a process forked after a parallel kernel ran can hang)
+    strategy:str="auto",
     precision:str="32-true", # Fabric's name of a precision, e.g. "bf16-mixed"
 ):
     "A `lightning_fabric.Fabric` for these settings."
     from lightning_fabric import Fabric
     kind, index = resolve_device(device)
     if strategy == "auto" and devices != 1 and num_nodes == 1: strategy = "ddp_spawn"
-    how = dict(plugins=_mixed_precision(precision, kind)) if precision == "bf16-mixed" or (precision == "16-mixed" and kind == "cuda") else dict(precision=precision)
-    try: return Fabric(accelerator=kind, devices=devices if index is None else [index], num_nodes=num_nodes, strategy=strategy, **how)
+    how = (dict(plugins=_mixed_precision(precision, kind)) if precision == "bf16-mixed"
+        or (precision == "16-mixed" and kind == "cuda") else dict(precision=precision))
+    try:
+        return Fabric(accelerator=kind, devices=devices if index is None else [index],
+            num_nodes=num_nodes, strategy=strategy, **how)
     except (ValueError, TypeError) as e:
-        raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, precision={precision!r} do not go together: {e}") from None
+        raise InputError(f"device={device!r}, devices={devices}, strategy={strategy!r}, "
+            f"precision={precision!r} do not go together: {e}") from None
 
 # %% ../nbs/foundations/train.ipynb #02d05523
 class Task:
@@ -92,12 +103,16 @@ class Task:
         lr:float=1e-3, # learning rate of the default optimizer
     ): self.module, self.lr, self.generators = module, lr, {}
     def optimizers(self): return [adam(self.module.parameters(), self.lr)]
-    def loss(self, net, batch)->dict: raise NotImplementedError   # {"loss": scalar tensor, other parts to record}
+    # {"loss": scalar tensor, other parts to record}
+    def loss(self, net, batch)->dict: raise NotImplementedError
     def validate(self, net, batch)->dict: return self.loss(net, batch)
-    def steps(self, loop): return [(0, self.loss)]                # (which optimizer, which loss), in order
-    def feed(self, batches): return batches                       # what the loop walks over in training, made from minibatches of every cell once
+    # (which optimizer, which loss), in order
+    def steps(self, loop): return [(0, self.loss)]
+    # what the loop walks over in training, made from minibatches of every cell once
+    def feed(self, batches): return batches
     def on_epoch_start(self, loop): pass
-    def state(self)->dict: return {}                              # further tensors that a checkpoint must hold
+    # further tensors that a checkpoint must hold
+    def state(self)->dict: return {}
     def load_state(self, tensors:dict): pass
 
 # %% ../nbs/foundations/train.ipynb #8b5835fa
@@ -123,7 +138,8 @@ class Loop:
         cells=None, genes=None, # names, for messages
         stage:str="train", # name of this stage, in the history
     ):
-        self.task, self.batches, self.val, self.max_epochs, self.clip, self.stage = task, batches, val, max_epochs, clip, stage
+        self.task, self.batches, self.val, self.max_epochs, self.clip, self.stage = (task,
+            batches, val, max_epochs, clip, stage)
         self.fabric, self.callbacks = fabric or make_fabric("cpu"), list(callbacks)
         self.cells, self.genes = cells, genes
         self.net, *self.opts = self.fabric.setup(task.module, *task.optimizers())
@@ -166,10 +182,12 @@ def one_step(self:Loop, batch):
     seen = {}
     for i, loss_of in self.task.steps(self):
         parts = loss_of(self.net, batch)
-        if not math.isfinite(parts["loss"].item()): raise NonFinite(_diagnose(self, batch, "the loss"))
+        if not math.isfinite(parts["loss"].item()):
+            raise NonFinite(_diagnose(self, batch, "the loss"))
         self.opts[i].zero_grad(set_to_none=True)
         self.fabric.backward(parts["loss"])
-        if not math.isfinite(self.clip_gradients(i)): raise NonFinite(_diagnose(self, batch, "a gradient"))
+        if not math.isfinite(self.clip_gradients(i)):
+            raise NonFinite(_diagnose(self, batch, "a gradient"))
         self.opts[i].step()
         seen |= {k: v.detach() for k, v in parts.items()}
     return seen
@@ -179,7 +197,9 @@ def clip_gradients(self:Loop, i): # -> norm before clipping
     "Clip the gradients of optimizer `i`."
     params = [p for g in self.opts[i].param_groups for p in g["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-    if 0 < self.clip < norm < math.inf: torch.nn.utils.clip_grads_with_norm_(params, self.clip, norm)   # multiplies only where it must
+    # multiplies only where it must
+    if 0 < self.clip < norm < math.inf:
+        torch.nn.utils.clip_grads_with_norm_(params, self.clip, norm)
     return norm.item()
 
 # %% ../nbs/foundations/train.ipynb #2b246583
@@ -194,7 +214,8 @@ def add(self:Loop, parts, n, prefix=""):
 def means(self:Loop):
     "The epoch's means, over all processes."
     if self.fabric.world_size > 1:
-        self.sums = {k: tuple(self.fabric.all_reduce(torch.tensor(v, dtype=torch.float64), reduce_op="sum").tolist()) for k, v in self.sums.items()}
+        self.sums = {k: tuple(self.fabric.all_reduce(torch.tensor(v, dtype=torch.float64),
+                    reduce_op="sum").tolist()) for k, v in self.sums.items()}
     return {k: t / n for k, (t, n) in self.sums.items()}
 
 @patch
@@ -204,7 +225,8 @@ def held_out(self:Loop):
     if self.val is None: return {}
     self.net.eval()
     kept, self.sums = self.sums, {}
-    for batch in self.val: self.add(self.task.validate(self.net, batch.to(self.fabric.device)), len(batch), "val_")
+    for batch in self.val:
+        self.add(self.task.validate(self.net, batch.to(self.fabric.device)), len(batch), "val_")
     means, self.sums = self.means(), kept
     return means
 
@@ -240,7 +262,8 @@ class History(Callback):
     "One row per epoch: stage, epoch, losses, learning rate."
     def __init__(self, rows=None): self.rows = [] if rows is None else rows
     def on_epoch_end(self, loop, logs):
-        self.rows.append(dict(stage=loop.stage, epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
+        self.rows.append(dict(stage=loop.stage,
+                epoch=loop.epoch) | logs | dict(lr=loop.opts[0].param_groups[0]["lr"]))
 
 # %% ../nbs/foundations/train.ipynb #d35dfadc
 class EpochTimer(Callback):
@@ -249,7 +272,8 @@ class EpochTimer(Callback):
     def on_start(self, loop): self.times[loop.stage] = [time.perf_counter()]
     def on_epoch_end(self, loop, logs): self.times[loop.stage].append(time.perf_counter())
     def rate(self, stage, n_cells):
-        "Cells per second in the last epoch of a stage; the first also waits for what is compiled on first use."
+        """Cells per second in the last epoch of a stage; the first also waits for what is
+        compiled on first use."""
         t = self.times[stage]
         return n_cells / (t[-1] - t[-2])
 
@@ -273,10 +297,12 @@ class EarlyStopping(Callback):
 # %% ../nbs/foundations/train.ipynb #41594248
 class ReduceLROnPlateau(Callback):
     "Lower every learning rate when the watched loss stalls (torch's `ReduceLROnPlateau`)."
-    def __init__(self, patience:int=10, factor:float=0.1): self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
+    def __init__(self, patience:int=10, factor:float=0.1):
+        self.patience, self.factor, self.schedulers, self.saved = patience, factor, None, None
     def on_start(self, loop):
         make = torch.optim.lr_scheduler.ReduceLROnPlateau
-        self.schedulers = [make(getattr(o, "optimizer", o), patience=self.patience, factor=self.factor) for o in loop.opts]
+        self.schedulers = [make(getattr(o, "optimizer", o),
+                patience=self.patience, factor=self.factor) for o in loop.opts]
         for s, state in zip(self.schedulers, self.saved or []): s.load_state_dict(state)
     def on_epoch_end(self, loop, logs):
         for s in self.schedulers: s.step(logs.get("val_loss", logs["loss"]))
@@ -294,10 +320,12 @@ def state(self:Loop): # -> tensors by name, and the rest (JSON)
     for i, opt in enumerate(self.opts):
         s = opt.state_dict()
         groups.append([{k: v for k, v in g.items() if k != "params"} for g in s["param_groups"]])
-        tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for j, d in s["state"].items() for k, v in d.items()}
+        tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for j,
+            d in s["state"].items() for k, v in d.items()}
     for i, c in enumerate(self.callbacks):
         tensors |= {f"best.{i}.{k}": v for k, v in (getattr(c, "weights", None) or {}).items()}
-    meta = dict(epoch=self.epoch, step=self.step, sums=self.sums, stop=self.stop, groups=groups, callbacks=[c.state() for c in self.callbacks])
+    meta = dict(epoch=self.epoch, step=self.step, sums=self.sums, stop=self.stop, groups=groups,
+        callbacks=[c.state() for c in self.callbacks])
     return tensors, meta
 
 @patch
@@ -308,7 +336,8 @@ def load_state(self:Loop, tensors:dict, meta:dict):
     self.task.load_state(part("task."))
     for k, g in self.task.generators.items(): g.set_state(tensors[f"rng.{k}"].cpu())
     _set_global_rng(part("torch."))
-    for i, opt in enumerate(self.opts): _load_optimizer(opt, part(f"optimizer.{i}."), meta["groups"][i])
+    for i, opt in enumerate(self.opts):
+        _load_optimizer(opt, part(f"optimizer.{i}."), meta["groups"][i])
     for i, (c, s) in enumerate(zip(self.callbacks, meta["callbacks"])):
         c.load_state(s)
         if part(f"best.{i}."): c.weights = part(f"best.{i}.")
@@ -319,7 +348,8 @@ def load_state(self:Loop, tensors:dict, meta:dict):
 def _global_rng():
     "State of torch's global generators."
     s = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized(): s["cuda"] = torch.cuda.get_rng_state()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        s["cuda"] = torch.cuda.get_rng_state()
     return s
 
 def _set_global_rng(s):
@@ -334,7 +364,8 @@ def _load_optimizer(opt, tensors, groups):
     for name, v in tensors.items():
         j, k = name.split(".", 1)
         s["state"].setdefault(int(j), {})[k] = v.clone()
-    for g, saved in zip(s["param_groups"], groups): g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    for g, saved in zip(s["param_groups"], groups):
+        g.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     opt.load_state_dict(s)
 
 # %% ../nbs/foundations/train.ipynb #e1cfa076
@@ -353,13 +384,18 @@ def _diagnose(
     what:str, # "the loss" or "a gradient"
 )->str: # a message
     "Name the first layer, cells and genes with a number that is not finite."
-    where = f"{what} is not finite in stage {loop.stage!r}, epoch {loop.epoch + 1}, step {loop.step + 1}"
+    where = (f"{what} is not finite in stage {loop.stage!r}, epoch "
+        f"{loop.epoch + 1}, step {loop.step + 1}")
     for n, p in loop.task.module.named_parameters():
-        if not p.detach().isfinite().all(): return f"{where}: parameter {n!r} is not finite before the step"
+        if not p.detach().isfinite().all():
+            return f"{where}: parameter {n!r} is not finite before the step"
     bad = _first_bad_layer(loop, batch)
-    if bad is not None: return f"{where}: first seen in the output of {bad[0]!r}{format_bad_entries(loop, batch, bad[1])}"
+    if bad is not None:
+        return (f"{where}: first seen "
+            f"in the output of {bad[0]!r}{format_bad_entries(loop, batch, bad[1])}")
     for n, p in loop.task.module.named_parameters():
-        if p.grad is not None and not p.grad.isfinite().all(): return f"{where}: first seen in the gradient of {n!r}"
+        if p.grad is not None and not p.grad.isfinite().all():
+            return f"{where}: first seen in the gradient of {n!r}"
     return where + ", and in no layer's output: look at the loss itself"
 
 # %% ../nbs/foundations/train.ipynb #c9ec8998
@@ -368,7 +404,8 @@ def _first_bad_layer(loop, batch): # -> (name, output), or None
     found, hooks = [], []
     def hook(name):
         def look(module, args, out):
-            if not found and isinstance(out, torch.Tensor) and not out.isfinite().all(): found.append((name, out.detach()))
+            if not found and isinstance(out, torch.Tensor) and not out.isfinite().all():
+                found.append((name, out.detach()))
         return look
     if not batch.x.isfinite().all(): return "the input", batch.x
     for name, m in loop.task.module.named_modules():
@@ -384,30 +421,38 @@ def format_bad_entries(loop, batch, out):
     bad = ~out.isfinite().reshape(len(batch), -1) if out.shape[:1] == (len(batch),) else None
     if bad is None: return ""
     name = lambda names, i: str(i) if names is None else str(names[i])
-    few = lambda names, idx: ", ".join(name(names, i) for i in idx[:3]) + (f" and {len(idx) - 3} more" if len(idx) > 3 else "")
+    few = lambda names, idx: ", ".join(name(names, i)
+        for i in idx[:3]) + (f" and {len(idx) - 3} more" if len(idx) > 3 else "")
     rows = batch.index[bad.any(1).cpu()].tolist()
-    genes = f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}" if loop.genes is not None and bad.shape[1] == len(loop.genes) else ""
+    genes = (f"; genes {few(loop.genes, bad.any(0).nonzero()[:, 0].tolist())}"
+        if loop.genes is not None and bad.shape[1] == len(loop.genes) else "")
     return f" (cells {few(loop.cells, rows)}{genes})"
 
 # %% ../nbs/foundations/train.ipynb #551ce9fb
 class RollbackOnNaN(Callback):
     "On a non-finite number: back to the last good epoch with a lower learning rate."
-    def __init__(self, tries:int=3, factor:float=0.5): self.tries, self.factor, self.left, self.good = tries, factor, tries, None
+    def __init__(self, tries:int=3, factor:float=0.5):
+        self.tries, self.factor, self.left, self.good = tries, factor, tries, None
     def snapshot(self, loop):
         tensors, meta = loop.state()
-        self.good = {k: v.detach().clone() for k, v in tensors.items()}, json.loads(json.dumps(meta))
+        self.good = {k: v.detach().clone() for k,
+            v in tensors.items()}, json.loads(json.dumps(meta))
     def on_start(self, loop):
-        if self.good is None: self.snapshot(loop)            # else it came from a checkpoint, see `Memory.restore`
+        # else it came from a checkpoint, see `Memory.restore`
+        if self.good is None: self.snapshot(loop)
     def on_epoch_end(self, loop, logs): self.snapshot(loop)
     def on_nonfinite(self, loop, error):
-        if self.left == 0: raise NonFinite(f"{error}; gave up after {self.tries} tries with lower learning rates") from None
+        if self.left == 0:
+            raise NonFinite(
+                f"{error}; gave up after {self.tries} tries with lower learning rates") from None
         left = self.left - 1
         lrs = [[g["lr"] * self.factor for g in groups] for groups in self.good[1]["groups"]]
         loop.load_state(*self.good)
         for opt, lr in zip(loop.opts, lrs):
             for g, l in zip(opt.param_groups, lr): g["lr"] = l
         self.left = left
-        self.snapshot(loop)                                  # a second failure starts from the lower rate
+        # a second failure starts from the lower rate
+        self.snapshot(loop)
         log.warning("%s; back to epoch %d with learning rate %g", error, loop.epoch, lrs[0][0])
     def state(self): return dict(left=self.left)
 
@@ -419,24 +464,39 @@ class FitState:
         fingerprint:dict=None, # settings that must agree on resume
         resume:bool=False, # go on from the file if there is one
     ):
-        self.path, self.read_only = None if folder is None else Path(folder) / "checkpoint.safetensors", False
-        self.fingerprint, self.notes, self.done, self.rows, self.tensors, self.running = fingerprint or {}, {}, [], [], {}, None
+        self.path, self.read_only = (None
+            if folder is None else Path(folder) / "checkpoint.safetensors", False)
+        self.fingerprint, self.notes, self.done, self.rows, self.tensors, self.running = (
+            fingerprint or {}, {}, [], [], {}, None)
         if self.path is None: return
         if self.path.exists():
-            if not resume: raise InputError(f"{self.path} is there already: resume it (resume=True, --resume), remove it, or name another folder")
+            if not resume:
+                raise InputError(f"{self.path} is there already: resume it (resume=True, "
+                    f"--resume), remove it, or name another folder")
             self.load()
         try: self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise InputError(f"checkpoint folder {self.path.parent} cannot be made: {e.strerror}") from None
+        except OSError as e:
+            raise InputError(
+                f"checkpoint folder {self.path.parent} cannot be made: {e.strerror}") from None
 
     def load(self):
         tensors, meta = read_tensors(self.path)
-        if not isinstance(meta, dict) or not {"fingerprint", "notes", "done", "rows", "running"} <= set(meta): raise InputError(f"{self.path} holds no checkpoint of this version of scnb, or is damaged: name another folder")
-        differ = [k for k in self.fingerprint if meta["fingerprint"].get(k) != json.loads(json.dumps(self.fingerprint[k]))]
-        if differ: raise InputError(f"{self.path} belongs to another run: {', '.join(differ)} differ; name another folder, or use the same settings and data")
+        if not isinstance(meta, dict) or not {"fingerprint", "notes", "done",
+                "rows", "running"} <= set(meta):
+            raise InputError(f"{self.path} holds no checkpoint of this version of scnb, "
+                f"or is damaged: name another folder")
+        differ = [k for k in self.fingerprint
+            if meta["fingerprint"].get(k) != json.loads(json.dumps(self.fingerprint[k]))]
+        if differ:
+            raise InputError(f"{self.path} belongs to another run: {', '.join(differ)} differ; "
+                f"name another folder, or use the same settings and data")
         self.notes, self.done, self.rows = meta["notes"], meta["done"], meta["rows"]
-        self.tensors = {k.removeprefix("kept."): v for k, v in tensors.items() if k.startswith("kept.")}
+        self.tensors = {k.removeprefix("kept."): v for k,
+            v in tensors.items() if k.startswith("kept.")}
         part = lambda p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)}
-        if meta["running"]: self.running = meta["running"], (part("loop."), meta["loop"]), (part("good."), meta["good"]) if meta.get("good") else None
+        if meta["running"]:
+            self.running = (meta["running"], (part("loop."), meta["loop"]),
+                (part("good."), meta["good"]) if meta.get("good") else None)
 
 # %% ../nbs/foundations/train.ipynb #57fb9d19
 @patch
@@ -454,10 +514,13 @@ def save(self:FitState, loop=None):
     "Write the checkpoint file, with the state of a running `loop` if there is one."
     if self.path is None or self.read_only: return
     tensors, meta = loop.state() if loop is not None else ({}, None)
-    back, good = next((c.good for c in loop.callbacks if isinstance(c, RollbackOnNaN)), None) or ({}, None) if loop is not None and loop.step else ({}, None)
-    tensors = {f"loop.{k}": v for k, v in tensors.items()} | {f"kept.{k}": v for k, v in self.tensors.items()} | {f"good.{k}": v for k, v in back.items()}
-    write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes, done=self.done, rows=self.rows,
-        running=loop.stage if loop is not None else None, loop=meta, good=good, version=__version__))
+    back, good = next((c.good for c in loop.callbacks if isinstance(c, RollbackOnNaN)),
+        None) or ({}, None) if loop is not None and loop.step else ({}, None)
+    tensors = {f"loop.{k}": v for k, v in tensors.items()} | {f"kept.{k}": v for k,
+        v in self.tensors.items()} | {f"good.{k}": v for k, v in back.items()}
+    write_tensors(self.path, tensors, dict(fingerprint=self.fingerprint, notes=self.notes,
+            done=self.done, rows=self.rows, running=loop.stage if loop is not None else None,
+            loop=meta, good=good, version=__version__))
 
 # %% ../nbs/foundations/train.ipynb #c2b08012
 class Checkpoint(Callback):
@@ -470,7 +533,8 @@ class Checkpoint(Callback):
         if loop.epoch % self.every == 0: self.memory.save(loop)
     def save_and_leave(self, loop):
         self.memory.save(loop)
-        raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}" + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
+        raise KeyboardInterrupt(f"interrupted in stage {loop.stage!r}, epoch {loop.epoch + 1}"
+            + (f"; checkpoint kept in {self.memory.path.parent}" if self.memory.path else ""))
     def load_state(self, state): pass
 
 # %% ../nbs/foundations/train.ipynb #f7ee76a6
@@ -478,10 +542,12 @@ class Progress(Callback):
     "A progress bar on stderr."
     def on_start(self, loop):
         from tqdm.auto import tqdm
-        self.bar = tqdm(total=loop.max_epochs, initial=loop.epoch, desc=loop.stage, unit="epoch", leave=False, mininterval=.5)
+        self.bar = tqdm(total=loop.max_epochs, initial=loop.epoch,
+            desc=loop.stage, unit="epoch", leave=False, mininterval=.5)
     def on_epoch_end(self, loop, logs):
         self.bar.n = loop.epoch
-        self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items() if k in ("loss", "val_loss")}, refresh=False)
+        self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items() if k in ("loss", "val_loss")},
+            refresh=False)
         self.bar.update(0)
     def on_end(self, loop): self.bar.close()
     def load_state(self, state): pass
@@ -490,19 +556,38 @@ class Progress(Callback):
 @dataclass
 class Settings:
     "How to fit: the arguments of `Model.fit`."
-    layer: str = None; max_epochs: int = None; batch_size: int = 256; validation: float = 0.1; early_stopping: bool = True
-    seed: int = 0; device: str = "auto"; devices: int = 1; num_nodes: int = 1; strategy: str = "auto"; precision: str = "32-true"
-    checkpoint_dir: str = None; resume: bool = False; init_from: object = None; progress: bool = True
+    layer: str = None
+    max_epochs: int = None
+    batch_size: int = 256
+    validation: float = 0.1
+    early_stopping: bool = True
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    checkpoint_dir: str = None
+    resume: bool = False
+    init_from: object = None
+    progress: bool = True
     def check(self):
         "Raise an `InputError` for a setting out of range."
         for name, low in (("max_epochs", 1), ("batch_size", 2), ("devices", 1), ("num_nodes", 1)):
             v = getattr(self, name)
-            if v is not None and (not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low): raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
+            if v is not None and (not isinstance(v, (int, np.integer))
+                    or isinstance(v, bool) or v < low):
+                raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
             if v is not None: setattr(self, name, int(v))
-        if not 0 <= self.validation < 1: raise InputError(f"validation={self.validation!r}: a share of the cells from 0 to below 1 is needed")
-        if not isinstance(self.seed, (int, np.integer)) or self.seed < 0: raise InputError(f"seed={self.seed!r}: a whole number from 0 is needed")
+        if not 0 <= self.validation < 1:
+            raise InputError(
+                f"validation={self.validation!r}: a share of the cells from 0 to below 1 is needed")
+        if not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
+            raise InputError(f"seed={self.seed!r}: a whole number from 0 is needed")
         self.seed = int(self.seed)
-        if str(self.precision).endswith("-true") and self.precision != "32-true": raise InputError(f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
+        if str(self.precision).endswith("-true") and self.precision != "32-true":
+            raise InputError(
+                f"precision={self.precision!r}: use '32-true' or a mixed one, such as 'bf16-mixed'")
 
 # %% ../nbs/foundations/train.ipynb #301d243f
 class Fit:
@@ -515,20 +600,28 @@ class Fit:
         callbacks=(), # further callbacks
         fields=None, # further arguments of `batches`, such as `batch_key`
     ):
-        self.fabric, self.adata, self.settings, self.memory, self.callbacks, self.fields = fabric, adata, settings, memory, list(callbacks), fields or {}
+        self.fabric, self.adata, self.settings, self.memory, self.callbacks, self.fields = (fabric,
+            adata, settings, memory, list(callbacks), fields or {})
         self.recipe = Recipe.of(adata)
         order = canonical_order(adata, settings.layer)
         self.cells = order[adata.obs["scnb_keep"].to_numpy()[order]]    # rows to train on
-        self.all_cells = order                                          # every row, in canonical order
+        # every row, in canonical order
+        self.all_cells = order
         n_val = min(round(settings.validation * len(self.cells)), max(0, len(self.cells) - 2))
-        drawn = np.random.default_rng(child_seed(settings.seed, "split")).permutation(len(self.cells))
+        drawn = np.random.default_rng(
+            child_seed(settings.seed, "split")).permutation(len(self.cells))
         self.val, self.train = (self.cells[np.sort(i)] for i in (drawn[:n_val], drawn[n_val:]))
-        if len(self.train) < 2: raise InputError(f"{len(self.cells)} cell(s) with counts are too few to train on: at least 2 are needed")
+        if len(self.train) < 2:
+            raise InputError(f"{len(self.cells)} cell(s) with counts are too few "
+                f"to train on: at least 2 are needed")
 
     def batches(self, rows, shuffle=True, **kw):
         "Minibatches of `rows`; each process gets its share when training."
-        ranks = dict(rank=self.fabric.global_rank, world_size=self.fabric.world_size) if shuffle else {}
-        return batches(self.adata, batch_size=self.settings.batch_size, shuffle=shuffle, seed=child_seed(self.settings.seed, "order"), layer=self.settings.layer, recipe=self.recipe, index=rows, **ranks, **self.fields, **kw)
+        ranks = dict(rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size) if shuffle else {}
+        return batches(self.adata, batch_size=self.settings.batch_size, shuffle=shuffle,
+            seed=child_seed(self.settings.seed, "order"), layer=self.settings.layer,
+            recipe=self.recipe, index=rows, **ranks, **self.fields, **kw)
 
     def counts(self, rows=None):
         "Counts of the cells trained on (or of `rows`) and their genes, CSR, in canonical order."
@@ -537,14 +630,17 @@ class Fit:
 
     def generator(self, *purpose):
         "A random generator on the device of the fit."
-        return torch.Generator(self.fabric.device).manual_seed(child_seed(self.settings.seed, *purpose))
+        return torch.Generator(self.fabric.device).manual_seed(
+            child_seed(self.settings.seed, *purpose))
 
 # %% ../nbs/foundations/train.ipynb #8101eb93
 @patch
 def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks=(), **kw):
-    "Train `task` for at most `epochs`; skip it if it was finished, continue it if it was interrupted."
+    """Train `task` for at most `epochs`; skip it if it was finished, continue it if it was
+    interrupted."""
     if name in self.memory.done:
-        kept = lambda p: {k.removeprefix(p): v for k, v in self.memory.tensors.items() if k.startswith(p)}
+        kept = lambda p: {k.removeprefix(p): v for k,
+            v in self.memory.tensors.items() if k.startswith(p)}
         task.module.load_state_dict(kept(f"{name}."))
         for k, state in kept(f"rng.{name}.").items(): task.generators[k].set_state(state)
         _set_global_rng(kept(f"torch.{name}."))
@@ -552,15 +648,19 @@ def stage(self:Fit, name:str, task:Task, epochs:int, *, hold_out=True, callbacks
     use_val = hold_out and len(self.val) > 0
     rows = self.train if use_val else self.cells
     extra = [Progress()] if self.settings.progress and self.fabric.is_global_zero else []
-    loop = Loop(task, task.feed(self.batches(rows)), val=self.batches(self.val, shuffle=False) if use_val else None, max_epochs=epochs, fabric=self.fabric,
-        callbacks=[History(self.memory.rows), *callbacks, RollbackOnNaN(), *self.callbacks, *extra, Checkpoint(self.memory)], stage=name,
-        cells=self.adata.obs_names, genes=self.recipe.genes, **kw)
+    loop = Loop(task, task.feed(self.batches(rows)),
+        val=self.batches(self.val, shuffle=False) if use_val else None,
+        max_epochs=epochs, fabric=self.fabric, callbacks=[History(self.memory.rows), *callbacks,
+            RollbackOnNaN(), *self.callbacks, *extra, Checkpoint(self.memory)],
+        stage=name, cells=self.adata.obs_names, genes=self.recipe.genes, **kw)
     self.memory.restore(loop)
     if self.fabric.is_global_zero: steps.info("%s: at most %d epochs", name, epochs)
     loop.run()
     self.memory.done.append(name)
-    self.memory.tensors |= {f"{name}.{k}": v.detach().cpu().clone() for k, v in task.module.state_dict().items()}
-    self.memory.tensors |= {f"rng.{name}.{k}": g.get_state() for k, g in task.generators.items()} | {f"torch.{name}.{k}": v for k, v in _global_rng().items()}
+    self.memory.tensors |= {f"{name}.{k}": v.detach().cpu().clone() for k,
+        v in task.module.state_dict().items()}
+    self.memory.tensors |= {f"rng.{name}.{k}": g.get_state() for k,
+        g in task.generators.items()} | {f"torch.{name}.{k}": v for k, v in _global_rng().items()}
     self.memory.save()
     if loop.interrupted: raise KeyboardInterrupt(f"interrupted after stage {name!r}")
     return loop

@@ -49,7 +49,8 @@ class VAENet(nn.Module):
         self.latent = GaussianLatent(n_hidden, n_latent)
         self.decoder = ConditionalMLP(n_latent, **body, n_batches=n_batches)
         self.head = CountHead(n_hidden, n_genes, likelihood, dispersion)
-        if seen: nn.init.zeros_(self.encoder.batch.weight)       # z begins without the batch; the decoder begins with it
+        # z begins without the batch; the decoder begins with it
+        if seen: nn.init.zeros_(self.encoder.batch.weight)
         self.noise, self.library, self.inputs = GaussianNoise(noise), library, inputs
         if library == "latent":
             self.depth = ConditionalMLP(n_genes, **body, dropout=dropout, n_batches=seen)
@@ -71,30 +72,38 @@ def _row_sums(x): # sparse CSR (cells, genes) -> (cells,)
     return torch.zeros(len(x), device=x.device).index_add_(0, at, x.values())
 
 @patch
-def fields(self:VAENet, batch): # a `Batch` -> input (cells, genes), library size (cells,) or what it is inferred from (cells, genes), batch codes or None
+# a `Batch` -> input (cells, genes), library size (cells,) or what it is inferred from (cells,
+# genes), batch codes or None
+def fields(self:VAENet, batch):
     "What the network sees of a minibatch."
     x = batch.x if self.inputs == "scaled" else batch.counts.to_dense().log1p()
-    if self.library == "latent": return x, batch.counts.to_dense().log1p(), batch.batch          # what it is inferred from
+    # what it is inferred from
+    if self.library == "latent": return x, batch.counts.to_dense().log1p(), batch.batch
     if self.library == "size_factor": return x, batch.size_factor, batch.batch
     if self.library == "none": return x, torch.ones_like(batch.size_factor), batch.batch
     return x, _row_sums(batch.counts).clamp(min=1), batch.batch
 
 # %% ../nbs/04_vae_norms.ipynb #a3dbe188
 @patch
-def posterior(self:VAENet, x, b=None): # -> a draw of z, its mean, its log-variance, each (cells, latent)
+# -> a draw of z, its mean, its log-variance, each (cells, latent)
+def posterior(self:VAENet, x, b=None):
     "A draw from the posterior, and its parameters."
     return self.latent(self.encoder(self.noise(x), b))
 
 @patch
-def decode(self:VAENet, z, library, b=None): # (cells, latent), (cells,), (cells,) -> dict, see `CountHead`
+# (cells, latent), (cells,), (cells,) -> dict, see `CountHead`
+def decode(self:VAENet, z, library, b=None):
     "Parameters of the counts."
     out = self.head(self.decoder(z, b), library)
     if self.library in ("size_factor", "none"): return out
-    return out | dict(log_mu=log_softmax(out["log_mu"], 1), limits=None)      # shares of the library, sum one
+    # shares of the library, sum one
+    return out | dict(log_mu=log_softmax(out["log_mu"], 1), limits=None)
 
 # %% ../nbs/04_vae_norms.ipynb #4ef8f3b4
 @patch
-def inferred(self:VAENet, x, b=None): # log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each (cells,)
+# log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each
+# (cells,)
+def inferred(self:VAENet, x, b=None):
     "The library size from the cell: log-normal, in units of its prior's mean and deviation."
     l, mean, logvar = self.log_depth(self.depth(x, b))                        # (cells, 1)
     at = torch.zeros(len(x), dtype=torch.long, device=x.device) if b is None else b
@@ -119,12 +128,15 @@ class ElboTask(Task):
         super().__init__(module, lr)
         self.warmup, self.seed, self.backend, self.beta = warmup, seed, backend, 1.
     def steps(self, loop):
-        self.beta = min(1., (loop.epoch + loop.step / len(loop.batches)) / self.warmup) if self.warmup else 1.
+        self.beta = min(1.,
+            (loop.epoch + loop.step / len(loop.batches)) / self.warmup) if self.warmup else 1.
         return [(0, self.loss)]
     def loss(self, net, batch, beta=None):
         out = net(*self.module.fields(batch))
-        nll, kl, genes = count_loss(self.module.head.likelihood, batch.counts, out, backend=self.backend), out["kl"].mean(), batch.x.shape[1]
-        return dict(loss=nll + (self.beta if beta is None else beta) * kl / genes, elbo=-nll.detach() * genes - kl.detach(), kl=kl)
+        nll, kl, genes = count_loss(self.module.head.likelihood, batch.counts, out,
+            backend=self.backend), out["kl"].mean(), batch.x.shape[1]
+        return dict(loss=nll + (self.beta if beta is None else beta) * kl / genes,
+            elbo=-nll.detach() * genes - kl.detach(), kl=kl)
     def validate(self, net, batch):
         "The same with the full KL term, and with the same draws each time."
         kept = self.module.latent.generator
@@ -149,13 +161,21 @@ def _late(callback, wait):
 
 # %% ../nbs/04_vae_norms.ipynb #7207214b
 class LatentModel(Model):
-    "What `VAE` and `ContrastiveVI` share: counts decoded from Gaussian latents, and a bound to train on."
+    """What `VAE` and `ContrastiveVI` share: counts decoded from Gaussian latents, and a bound to
+    train on."""
     _max_epochs, _fitted_json = 400, ("batch_names_",)
-    _steps, _least_epochs = 3200, 20      # of which the default number of epochs is made, and its floor
+    # of which the default number of epochs is made, and its floor
+    _steps, _least_epochs = 3200, 20
     _kl = ("kl",)                         # what the network calls its KL terms
-    def _epochs(self, n_cells, batch_size): return int(np.clip(round(self._steps * batch_size / n_cells), self._least_epochs, self._max_epochs))
-    def _preprocessing(self, adata): return dict(n_top_genes=self.n_top_genes if self.n_top_genes and self.n_top_genes < adata.n_vars else None)
-    def _fields(self): return {} if self.batch_key is None else dict(batch_key=self.batch_key, batch_names=self.batch_names_)
+    def _epochs(self, n_cells, batch_size):
+        return int(np.clip(round(self._steps * batch_size / n_cells),
+                self._least_epochs, self._max_epochs))
+    def _preprocessing(self, adata):
+        return dict(n_top_genes=self.n_top_genes if self.n_top_genes
+            and self.n_top_genes < adata.n_vars else None)
+    def _fields(self):
+        return {} if self.batch_key is None else dict(batch_key=self.batch_key,
+            batch_names=self.batch_names_)
 
 def level_names(adata, key, what="batch"):
     "The levels of a column of obs, in order; none without a column."
@@ -163,7 +183,8 @@ def level_names(adata, key, what="batch"):
 
 # %% ../nbs/04_vae_norms.ipynb #f207d12c
 class VAE(LatentModel):
-    "Variational autoencoder of counts (Kingma & Welling 2014; Lopez et al. 2018, doi:10.1038/s41592-018-0229-2)."
+    """Variational autoencoder of counts (Kingma & Welling 2014; Lopez et al. 2018,
+    doi:10.1038/s41592-018-0229-2)."""
     _name, _batch_size = "vae", 128
     _same = ("library", "inputs", "norm", "groups")
     def __init__(self, *,
@@ -175,33 +196,46 @@ class VAE(LatentModel):
         norm="batch", # "batch", "layer", "group" or "none"
         groups=None, # for norm="group": how many; must divide n_hidden
         dropout=0.1, # of the encoder's hidden units
-        noise=None, # sd of noise on the encoder's input while training; None: 1.5 if that is scaled, else 0
-        library="observed", # the cell's total: "observed", "latent" (inferred), "size_factor" (over all genes of the file), "none"
+        # sd of noise on the encoder's input while training; None: 1.5 if that is scaled, else 0
+        noise=None,
+        # the cell's total: "observed", "latent" (inferred), "size_factor" (over all genes of the
+        # file), "none"
+        library="observed",
         inputs="scaled", # what the encoder sees: "scaled", or "log1p" of the raw counts
-        batch_key=None, # column of obs: the batch conditions the decoder (variable genes are chosen over all cells, whatever their batch)
+        # column of obs: the batch conditions the decoder (variable genes are chosen over all cells,
+        # whatever their batch)
+        batch_key=None,
         encode_batch=False, # and the encoder
         n_top_genes=2000, # highly variable genes to train on; None: all
         warmup=20, # epochs in which the KL term's weight rises to one; half of all epochs at most
         lr=1e-3, # learning rate of Adam
         backend="auto", # of the likelihood: "auto", "reference", "fused"
     ):
-        self.n_latent, self.n_hidden, self.n_layers, self.likelihood, self.dispersion = n_latent, n_hidden, n_layers, likelihood, dispersion
-        self.norm, self.groups, self.dropout, self.noise, self.library, self.inputs = norm, groups, dropout, noise, library, inputs
-        self.batch_key, self.encode_batch, self.n_top_genes, self.warmup, self.lr, self.backend = batch_key, encode_batch, n_top_genes, warmup, lr, backend
+        self.n_latent, self.n_hidden, self.n_layers, self.likelihood, self.dispersion = (n_latent,
+            n_hidden, n_layers, likelihood, dispersion)
+        self.norm, self.groups, self.dropout, self.noise, self.library, self.inputs = (norm, groups,
+            dropout, noise, library, inputs)
+        self.batch_key, self.encode_batch, self.n_top_genes, self.warmup, self.lr, self.backend = (
+            batch_key, encode_batch, n_top_genes, warmup, lr, backend)
 
 # %% ../nbs/04_vae_norms.ipynb #f825a124
 @patch
 def _build(self:VAE, n_genes):
-    names = ("n_latent", "n_hidden", "n_layers", "likelihood", "dispersion", "norm", "dropout", "library", "inputs", "encode_batch", "groups")
+    names = ("n_latent", "n_hidden", "n_layers", "likelihood",
+        "dispersion", "norm", "dropout", "library", "inputs", "encode_batch", "groups")
     noise = (1.5 if self.inputs == "scaled" else 0.) if self.noise is None else self.noise
-    return VAENet(n_genes, **{k: getattr(self, k) for k in names}, noise=noise, n_batches=len(self.batch_names_))
+    return VAENet(n_genes, **{k: getattr(self, k) for k in names}, noise=noise,
+        n_batches=len(self.batch_names_))
 
 @patch
 def _known(self:VAE, view, other=None):
     names = level_names(view, self.batch_key)
     if other is None: return dict(batch_names_=names)
-    if set(names) != set(other.batch_names_): raise InputError(f"init_from was trained with the batches {other.batch_names_}, these data have {names}: start without it, or leave batch_key out of both")
-    return dict(batch_names_=list(other.batch_names_))                 # in its order, which is that of its vectors
+    if set(names) != set(other.batch_names_):
+        raise InputError(f"init_from was trained with the batches {other.batch_names_}, "
+            f"these data have {names}: start without it, or leave batch_key out of both")
+    # in its order, which is that of its vectors
+    return dict(batch_names_=list(other.batch_names_))
 
 @patch
 def _outputs(self:VAE, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
@@ -209,14 +243,19 @@ def _outputs(self:VAE, adata): return {"obsm": {"X_{key}": self.transform(adata)
 # %% ../nbs/04_vae_norms.ipynb #77646b14
 def _whole(name, v, low):
     "An `InputError` unless `v` is a whole number of at least `low`."
-    if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low: raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
+    if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < low:
+        raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
 
 @patch
-def _check_network(self:LatentModel, *dims, **choices): # names of the numbers of dimensions; further parameters and what they may be
+# names of the numbers of dimensions; further parameters and what they may be
+def _check_network(self:LatentModel, *dims, **choices):
     "What can be said of the network without data."
-    self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS, **choices)
-    for name in (*dims, "n_hidden", "n_layers", "warmup"): _whole(name, getattr(self, name), int(name != "warmup"))
-    if not 0 <= self.dropout < 1: raise InputError(f"dropout={self.dropout!r}: a share of at least 0 and below 1 is needed")
+    self._check_choices(likelihood=LIKELIHOODS[:3],
+        dispersion=("gene", "cell"), norm=NORMS, **choices)
+    for name in (*dims, "n_hidden", "n_layers", "warmup"):
+        _whole(name, getattr(self, name), int(name != "warmup"))
+    if not 0 <= self.dropout < 1:
+        raise InputError(f"dropout={self.dropout!r}: a share of at least 0 and below 1 is needed")
     if self.groups is not None: _whole("groups", self.groups, 1)
     try: norm_layer(self.norm, self.n_hidden, self.groups)
     except ValueError as e: raise InputError(f"n_hidden={self.n_hidden}: {e}") from None
@@ -224,10 +263,14 @@ def _check_network(self:LatentModel, *dims, **choices): # names of the numbers o
 # %% ../nbs/04_vae_norms.ipynb #eb69e08e
 @patch
 def _check_batches(self:LatentModel, adata):
-    "An `InputError` if a column of batches is named and holds fewer than two, or none for some cell."
+    """An `InputError` if a column of batches is named and holds fewer than two, or none for some
+    cell."""
     if self.batch_key is None: return
     names = level_names(adata, self.batch_key)
-    if len(names) < 2: raise InputError(f"obs[{self.batch_key!r}] has one level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs at least two; leave batch_key out")
+    if len(names) < 2:
+        raise InputError(f"obs[{self.batch_key!r}] has one "
+            f"level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs "
+            f"at least two; leave batch_key out")
 
 # %% ../nbs/04_vae_norms.ipynb #b9219fe2
 _LIBRARIES, _INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
@@ -236,7 +279,9 @@ _LIBRARIES, _INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", 
 def _check_own(self:VAE):
     "What can be said without data."
     self._check_network("n_latent", library=_LIBRARIES, inputs=_INPUTS)
-    if self.encode_batch and self.batch_key is None: raise InputError("encode_batch=True needs a batch_key: name the column of obs that holds the batches")
+    if self.encode_batch and self.batch_key is None:
+        raise InputError(
+            "encode_batch=True needs a batch_key: name the column of obs that holds the batches")
 
 @patch
 def _check_params(self:VAE, adata): self._check_own(); self._check_batches(adata)
@@ -244,7 +289,8 @@ def _check_params(self:VAE, adata): self._check_own(); self._check_batches(adata
 # %% ../nbs/04_vae_norms.ipynb #c00e5a4e
 @patch
 def _elbo_settings(self:LatentModel, fit:Fit): # -> dict, arguments of `ElboTask`
-    return dict(lr=self.lr, warmup=min(self.warmup, fit.settings.max_epochs // 2), seed=child_seed(fit.settings.seed, "held out"), backend=self.backend)
+    return dict(lr=self.lr, warmup=min(self.warmup, fit.settings.max_epochs // 2),
+        seed=child_seed(fit.settings.seed, "held out"), backend=self.backend)
 
 @patch
 def _task(self:VAE, module, fit): return ElboTask(module, **self._elbo_settings(fit))
@@ -256,25 +302,32 @@ def _measure(self:LatentModel, module, fit): measure_library(module, fit)
 def measure_library(module, fit):
     "Mean and variance of the log library sizes of each batch, and its share of the cells."
     data = fit.batches(fit.train, shuffle=False)
-    log_n = np.log(np.maximum(np.asarray(data.counts.sum(1), dtype=np.float64).ravel()[data.index], 1))
+    log_n = np.log(
+        np.maximum(np.asarray(data.counts.sum(1), dtype=np.float64).ravel()[data.index], 1))
     if module.library == "size_factor": log_n = np.log(data.size_factor[data.index])
     code = data.extras["batch"][data.index] if "batch" in data.extras else np.zeros(len(log_n), int)
     for b in range(len(module.batch_share)):
         mine = log_n[code == b]
         module.batch_share[b] = len(mine) / len(log_n)
-        if len(mine) < 10: log.warning("batch %r has %d cells to train on: what the model says about it is not to be trusted", fit.fields.get("batch_names", ["0"])[b], len(mine))
-        if len(mine) < 10: mine = log_n                                   # too few for a spread of their own
-        module.library_mean[b], module.library_var[b] = float(mine.mean()), max(float(mine.var()), 1e-4)
+        if len(mine) < 10:
+            log.warning("batch %r has %d cells to train on: what the model says about it is not "
+                "to be trusted", fit.fields.get("batch_names", ["0"])[b], len(mine))
+        # too few for a spread of their own
+        if len(mine) < 10: mine = log_n
+        module.library_mean[b], module.library_var[b] = (float(mine.mean()),
+            max(float(mine.var()), 1e-4))
 
 # %% ../nbs/04_vae_norms.ipynb #7bd202ca
 @patch
 def _fit(self:LatentModel, module, fit:Fit)->dict:
-    "Train until the held-out ELBO no longer improves; the KL term has its full weight before anything is judged."
+    """Train until the held-out ELBO no longer improves; the KL term has its full weight before
+    anything is judged."""
     task = self._task(module, fit)
     task.generators["z"] = fit.generator("z")
     set_generator(module, task.generators["z"])
     self._measure(module, fit)
-    watch = [_late(_LatePlateau(patience=10), task.warmup), _late(_LateStopping(patience=15), task.warmup)] if fit.settings.early_stopping else []
+    watch = [_late(_LatePlateau(patience=10), task.warmup),
+        _late(_LateStopping(patience=15), task.warmup)] if fit.settings.early_stopping else []
     fit.stage("train", task, fit.settings.max_epochs, callbacks=watch)
     return {}
 
@@ -283,7 +336,8 @@ def _fit(self:LatentModel, module, fit:Fit)->dict:
 def _drawn(self:LatentModel, adata, function, seed):
     "As `_per_cell`, with random draws of their own seed."
     def seeded(module, b):
-        if module.latent.generator is None: set_generator(module, torch.Generator(b.x.device).manual_seed(child_seed(seed, "draw")))
+        if module.latent.generator is None:
+            set_generator(module, torch.Generator(b.x.device).manual_seed(child_seed(seed, "draw")))
         return function(module, b)
     self._check_fitted()
     set_generator(self.module_, None)
@@ -304,10 +358,13 @@ def transform(self:VAE,
 
 # %% ../nbs/04_vae_norms.ipynb #640ff2a1
 @patch
-def _bound(self:LatentModel, adata, decoded, per_cell, n_samples, seed): # decoded: function(module, batch) -> parameters of the counts and KL terms, anew in each call
+# decoded: function(module, batch) -> parameters of the counts and KL terms, anew in each call
+def _bound(self:LatentModel, adata, decoded, per_cell, n_samples, seed):
     "The evidence lower bound, as `elbo` returns it."
     _whole("n_samples", n_samples, 1)
-    def one(o, b): return sum((o[k] for k in self._kl), start=count_loss(self.likelihood, b.counts, o, reduction="none", backend=self.backend).sum(1))
+    def one(o, b):
+        return sum((o[k] for k in self._kl), start=count_loss(self.likelihood, b.counts, o,
+                reduction="none", backend=self.backend).sum(1))
     def bound(module, b):
         outs = [decoded(module, b) for _ in range(n_samples)]
         return -sum(one(o, b) for o in outs) / n_samples
@@ -321,8 +378,10 @@ def elbo(self:VAE,
     n_samples:int=1, # draws of z to average over
     seed:int=0, # of the draws
 ): # float, in nats per cell, or (cells,) float32
-    "The evidence lower bound: log-likelihood summed over the model's genes, minus KL; the higher the better."
-    return self._bound(adata, lambda module, b: module(*module.fields(b)), per_cell, n_samples, seed)
+    """The evidence lower bound: log-likelihood summed over the model's genes, minus KL; the
+    higher the better."""
+    return self._bound(adata, lambda module,
+        b: module(*module.fields(b)), per_cell, n_samples, seed)
 
 # %% ../nbs/04_vae_norms.ipynb #db48bbcc
 @patch
@@ -334,8 +393,11 @@ def _as_batch(self:LatentModel, batch, b):
 @patch
 def _check_batch(self:LatentModel, batch):
     if batch is None: return
-    if self.batch_key is None: raise InputError(f"batch={batch!r}: this model was fitted without a batch_key")
-    if str(batch) not in self.batch_names_: raise InputError(f"batch={batch!r} was not in training: there are {', '.join(map(repr, self.batch_names_))}")
+    if self.batch_key is None:
+        raise InputError(f"batch={batch!r}: this model was fitted without a batch_key")
+    if str(batch) not in self.batch_names_:
+        raise InputError(f"batch={batch!r} was not in training: there are "
+            f"{', '.join(map(repr, self.batch_names_))}")
 
 # %% ../nbs/04_vae_norms.ipynb #1708706e
 def expected(out):
@@ -344,7 +406,8 @@ def expected(out):
     return mu * torch.sigmoid(-out["pi_logits"]) if "pi_logits" in out else mu
 
 @patch
-def _expected(self:LatentModel, adata, latent, batch): # latent(module, x, minibatch): what is decoded
+# latent(module, x, minibatch): what is decoded
+def _expected(self:LatentModel, adata, latent, batch):
     "Expected counts (cells, genes of the file), each cell with its own library size."
     self._check_fitted(); self._check_batch(batch)
     def decoded(module, b):
@@ -370,7 +433,8 @@ def _draw_counts(
     rate = log_mean(out).double().exp().numpy()
     if "log_theta" in out:
         theta = out["log_theta"].double().exp().numpy()
-        rate = rng.gamma(theta, rate / theta)                      # gamma and Poisson: negative binomial
+        # gamma and Poisson: negative binomial
+        rate = rng.gamma(theta, rate / theta)
     x = rng.poisson(rate).astype(np.float32)
     if "pi_logits" in out: x[rng.random(x.shape) < torch.sigmoid(out["pi_logits"]).numpy()] = 0
     return x
@@ -381,7 +445,8 @@ def resample(self:VAE,
     adata, # AnnData with raw counts
     *, seed:int=0, # of all draws
 )->np.ndarray: # (cells, the model's genes) float32
-    "Counts that the model would have seen in these cells: z from each cell's posterior, x from the likelihood."
+    """Counts that the model would have seen in these cells: z from each cell's posterior, x from
+    the likelihood."""
     rng = np.random.default_rng(child_seed(seed, "counts"))
     def again(module, b):
         out = module(*module.fields(b))
@@ -396,13 +461,15 @@ def sample(self:VAE,
     *, batch=None, # of this batch; None: of all, in the shares of training
     seed:int=0, # of all draws
 ): # AnnData: counts in X, the model's genes; obs["batch"] if there are batches
-    "New cells: z from N(0, 1), library size from a log-normal fitted to the training cells, counts from the likelihood."
+    """New cells: z from N(0, 1), library size from a log-normal fitted to the training cells,
+    counts from the likelihood."""
     import anndata, pandas as pd, scipy.sparse as sp
     self._check_fitted(); self._check_batch(batch)
     _whole("n", n, 1)
     rng, module = np.random.default_rng(child_seed(seed, "sample")), self.module_
     share = module.batch_share.double().numpy()
-    code = rng.choice(len(share), n, p=share / share.sum()) if batch is None else np.full(n, self.batch_names_.index(str(batch)))
+    code = rng.choice(len(share), n, p=share / share.sum()) if batch is None else np.full(n,
+        self.batch_names_.index(str(batch)))
     z = rng.normal(size=(n, self.n_latent))
     log_l = rng.normal(module.library_mean.numpy()[code], module.library_var.sqrt().numpy()[code])
     if self.library == "none": log_l = 0 * log_l
@@ -415,5 +482,7 @@ def sample(self:VAE,
             out = module.decode(codes, library, torch.tensor(code[at]))
             parts.append(sp.csr_matrix(_draw_counts(out, rng)))
     obs = pd.DataFrame(index=[f"sample_{i}" for i in range(n)])
-    if self.batch_key is not None: obs[self.batch_key] = pd.Categorical.from_codes(code, self.batch_names_)
-    return anndata.AnnData(sp.vstack(parts, format="csr"), obs=obs, var=pd.DataFrame(index=list(self.recipe_.genes)))
+    if self.batch_key is not None:
+        obs[self.batch_key] = pd.Categorical.from_codes(code, self.batch_names_)
+    return anndata.AnnData(sp.vstack(parts, format="csr"), obs=obs,
+        var=pd.DataFrame(index=list(self.recipe_.genes)))

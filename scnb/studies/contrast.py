@@ -21,7 +21,9 @@ from ..train import EpochTimer
 from ..vae_norms import VAE
 
 # %% ../../nbs/studies/contrast_study.ipynb #19b97e25
-_OURS = {"contrastive": {}, "paper": dict(match=0., wasserstein=0., batch_match=0.), "told": dict(classifier=10., salient_kl=.5), "generous": dict(salient_kl=.2)}      # settings of `ContrastiveVI`
+# settings of `ContrastiveVI`
+_OURS = {"contrastive": {}, "paper": dict(match=0., wasserstein=0., batch_match=0.),
+    "told": dict(classifier=10., salient_kl=.5), "generous": dict(salient_kl=.2)}
 
 def fitted(
     model, # an unfitted model
@@ -29,10 +31,14 @@ def fitted(
 ): # -> the model, what every record holds
     "Fit on the training cells; seconds, epochs, bound of the others."
     start, model._callbacks = time.perf_counter(), [clock := EpochTimer()]
-    model.fit(adata[train].copy(), seed=seed, max_epochs=epochs, batch_size=batch_size, device="cpu", progress=False)
+    model.fit(adata[train].copy(), seed=seed, max_epochs=epochs,
+        batch_size=batch_size, device="cpu", progress=False)
     seconds = time.perf_counter() - start
-    record = dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_, epochs=len(model.history_), seconds=round(seconds, 2), epoch_seconds=round(float(np.median(np.diff(clock.times["train"]))), 4))
-    return model, record | ({} if train.all() else dict(elbo=model.elbo(adata[~train].copy(), n_samples=5)))
+    record = dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_,
+        epochs=len(model.history_), seconds=round(seconds, 2),
+        epoch_seconds=round(float(np.median(np.diff(clock.times["train"]))), 4))
+    return model, record | ({} if train.all()
+        else dict(elbo=model.elbo(adata[~train].copy(), n_samples=5)))
 
 # %% ../../nbs/studies/contrast_study.ipynb #65370eea
 def _log_normalised(adata): # -> (cells, genes)
@@ -42,7 +48,8 @@ def _log_normalised(adata): # -> (cells, genes)
     return np.log1p(x / np.maximum(total, 1) * np.median(total))
 
 def components(x, train, n=50): # (cells, genes), (cells,) of bool -> (cells, n)
-    "Principal components of scaled expression; mean, deviation and directions from the training cells."
+    """Principal components of scaled expression; mean, deviation and directions from the
+    training cells."""
     from sklearn.decomposition import PCA
     m, sd = x[train].mean(0), x[train].std(0) + 1e-6
     x = np.minimum((x - m) / sd, 10)
@@ -62,10 +69,13 @@ def _spaces_of(
         model, record = fitted(ContrastiveVI(**kw), train, adata, seed, epochs, batch_size)
         return {k: model.transform(adata, kind=k) for k in ("salient", "background")}, record, model
     if method == "vae":
-        model, record = fitted(VAE(batch_key=batch_key, noise=kw.get("noise", .5)), train, adata, seed, epochs, batch_size // 2)
+        model, record = fitted(VAE(batch_key=batch_key, noise=kw.get("noise", .5)), train, adata,
+            seed, epochs, batch_size // 2)
         x = _log_normalised(adata)
-        return {"vae": model.transform(adata), "pca": components(x, train), "counts": x}, record, model
-    return *_beside(method, adata, train, seed, work, epochs, batch_size // 2, key, control, batch_key), None
+        return {"vae": model.transform(adata),
+            "pca": components(x, train), "counts": x}, record, model
+    return *_beside(method, adata, train, seed, work, epochs,
+        batch_size // 2, key, control, batch_key), None
 
 # %% ../../nbs/studies/contrast_study.ipynb #261115e2
 _PEER_START = '''
@@ -130,12 +140,16 @@ def _beside(
     import anndata, torch
     path = str(Path(work)/f"{method}-{seed}.h5ad")
     batch = "b0" if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
-    obs = pd.DataFrame(dict(train=train, target=adata.obs[key].astype(str).to_numpy() != control, batch=batch), index=adata.obs_names.astype(str))
+    obs = pd.DataFrame(dict(train=train, target=adata.obs[key].astype(str).to_numpy() != control,
+            batch=batch), index=adata.obs_names.astype(str))
     genes = np.asarray(counts_of(adata).sum(0)).ravel() > 0
-    anndata.AnnData(counts_of(adata)[:, genes], obs=obs, var=pd.DataFrame(index=adata.var_names[genes].astype(str))).write_h5ad(path)
-    told = json.loads(run_in_environment("peers", _PEER_START + _PEERS[method] + _PEER_END, path, seed, torch.get_num_threads(), epochs, batch_size, int(stop)).splitlines()[-1])
+    anndata.AnnData(counts_of(adata)[:, genes], obs=obs,
+        var=pd.DataFrame(index=adata.var_names[genes].astype(str))).write_h5ad(path)
+    told = json.loads(run_in_environment("peers", _PEER_START + _PEERS[method] + _PEER_END, path,
+            seed, torch.get_num_threads(), epochs, batch_size, int(stop)).splitlines()[-1])
     with np.load(path + ".npz") as f: spaces = dict(f)
-    return spaces, told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=int(genes.sum()))
+    return spaces, told | dict(data_hash=data_hash(adata),
+        n_cells=adata.n_obs, n_genes=int(genes.sum()))
 
 # %% ../../nbs/studies/contrast_study.ipynb #dc871184
 _STRONG = ("STAT1", "JAK2", "IFNGR2", "SMAD4", "IFNGR1", "IRF1")
@@ -153,7 +167,9 @@ def _split_by(
 )->np.ndarray: # (cells,) of bool: held out
     "Hold out a share of each combination of levels."
     rng, held = np.random.default_rng([seed, 17]), np.zeros(len(frame), bool)
-    for _, rows in sorted(frame.reset_index(drop=True).groupby(list(frame), observed=True).indices.items()): held[rng.choice(rows, round(share * len(rows)), replace=False)] = True
+    for _, rows in sorted(
+            frame.reset_index(drop=True).groupby(list(frame), observed=True).indices.items()):
+        held[rng.choice(rows, round(share * len(rows)), replace=False)] = True
     return held
 
 def matched(
@@ -173,8 +189,10 @@ def _target_auc(
     seed=0, draws=2, # of the controls
     n_permutations=0, # for a band
 )->dict: # auc, and low and high of the band
-    "AUC of one target against controls of the same composition; the band is that of labels permuted within batches."
-    mine, others, found, band = np.flatnonzero(target == name), np.flatnonzero(target == control), [], {}
+    """AUC of one target against controls of the same composition; the band is that of labels
+    permuted within batches."""
+    mine, others, found, band = (np.flatnonzero(target == name),
+        np.flatnonzero(target == control), [], {})
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
         rows = np.concatenate([mine, others[matched(batch[mine], batch[others], rng)]])
@@ -183,74 +201,96 @@ def _target_auc(
         if n_permutations and draw == 0:
             def permuted():
                 p = y.copy()
-                for b in np.unique(batch[rows]): p[batch[rows] == b] = rng.permutation(p[batch[rows] == b])
+                for b in np.unique(batch[rows]):
+                    p[batch[rows] == b] = rng.permutation(p[batch[rows] == b])
                 return latent_auc(z[rows], p, seed=draw)
             low, high = np.quantile([permuted() for _ in range(n_permutations)], (.025, .975))
-            band = dict(first=found[0], low=float(low), high=float(high), outside=bool(not low <= found[0] <= high))
+            band = dict(first=found[0], low=float(low),
+                high=float(high), outside=bool(not low <= found[0] <= high))
     return dict(auc=float(np.mean(found))) | band
 
 def _shifts(
     z, target, batch, control,
 )->pd.DataFrame: # (targets, dims)
-    "Mean of each target minus the mean of controls, batch by batch, weighted by the target's cells."
+    """Mean of each target minus the mean of controls, batch by batch, weighted by the target's
+    cells."""
     t = pd.DataFrame(z).groupby([target, batch]).mean()
     n = pd.Series(1, index=range(len(z))).groupby([target, batch]).sum()
     names = [g for g in np.unique(target) if g != control]
-    return pd.DataFrame({g: sum((t.loc[(g, b)] - t.loc[(control, b)]) * k for b, k in n[g].items()) / n[g].sum() for g in names}).T
+    return pd.DataFrame({g: sum((t.loc[(g, b)] - t.loc[(control, b)]) * k for b,
+                k in n[g].items()) / n[g].sum() for g in names}).T
 
 # %% ../../nbs/studies/contrast_study.ipynb #8dc72ee1
-def _screen_scores(z, target, batch, control, depth=None, n_permutations=0, seed=0): # of held-out cells
+# of held-out cells
+def _screen_scores(z, target, batch, control, depth=None, n_permutations=0, seed=0):
     "All scores of one space."
     names = [g for g in np.unique(target) if g != control]
     nulls = [g for g in names if g not in _STRONG + _UNSURE]
-    aucs = {g: _target_auc(z, target, batch, g, control, seed, n_permutations=n_permutations if g in nulls else 0) for g in names}
+    aucs = {g: _target_auc(z, target, batch, g, control, seed,
+            n_permutations=n_permutations if g in nulls else 0) for g in names}
     strong = {g: a["auc"] for g, a in aucs.items() if g in _STRONG}
-    out = dict(strong_mean=float(np.mean(list(strong.values()))), nulls_mean=float(np.mean([aucs[g]["auc"] for g in nulls])), aucs=aucs)
+    out = dict(strong_mean=float(np.mean(list(strong.values()))),
+        nulls_mean=float(np.mean([aucs[g]["auc"] for g in nulls])), aucs=aucs)
     if n_permutations: out["nulls_outside"] = sorted(g for g in nulls if aucs[g]["outside"])
     if depth is None: return out
     fifths = pd.qcut(pd.Series(depth).where(target == "MYC").dropna(), 5).cat.categories
-    at = pd.cut(np.clip(depth, fifths[0].left + 1e-9, fifths[-1].right), pd.IntervalIndex(fifths)).codes
-    return out | dict(myc_depth_matched=_target_auc(z, target, at * 10 + batch * 0, "MYC", control, seed)["auc"])
+    at = pd.cut(np.clip(depth, fifths[0].left + 1e-9, fifths[-1].right),
+        pd.IntervalIndex(fifths)).codes
+    return out | dict(myc_depth_matched=_target_auc(z, target,
+            at * 10 + batch * 0, "MYC", control, seed)["auc"])
 
 def measure_papalexi(params, work):
     "One method on the screen: AUC of each target in each of its spaces, on held-out cells."
     adata, seed, method = _screen(), params["seed"], params["method"]
     held = _split_by(adata.obs[["perturbation", "batch"]], .3, seed)
-    spaces, record, model = _spaces_of(method, adata, ~held, seed, work, 60, 512, "perturbation", "non-targeting", "batch", **_SCREEN)
+    spaces, record, model = _spaces_of(method, adata, ~held, seed, work, 60, 512, "perturbation",
+        "non-targeting", "batch", **_SCREEN)
     obs = adata.obs[held]
-    target, batch, depth = obs["perturbation"].astype(str).to_numpy(), encode_levels(obs["batch"], "batch")[0], np.log(obs["n_counts_all_genes"].to_numpy())
+    target, batch, depth = (obs["perturbation"].astype(str).to_numpy(),
+        encode_levels(obs["batch"], "batch")[0], np.log(obs["n_counts_all_genes"].to_numpy()))
     record["spaces"] = {}
     for name, z in spaces.items():
         z = z[held]
         n = 60 if name == "salient" else 0
-        record["spaces"][name] = _screen_scores(z, target, batch, "non-targeting", depth, n, seed) | dict(dims=z.shape[1])
+        record["spaces"][name] = _screen_scores(z, target, batch, "non-targeting",
+            depth, n, seed) | dict(dims=z.shape[1])
         if z.shape[1] > 60: continue
-        some, perturbed = np.sort(np.random.default_rng(seed).permutation(len(z))[:2500]), encode_levels(obs["perturbation"], "perturbation")[0]
-        record["spaces"][name] |= dict(replicate=reading(z[some], batch[some], perturbed[some], 8 if n else 0, seed), shifts=(_shifts(z, target, batch, "non-targeting") / z.std(0)).round(4).to_dict("split"))
+        some, perturbed = (np.sort(np.random.default_rng(seed).permutation(len(z))[:2500]),
+            encode_levels(obs["perturbation"], "perturbation")[0])
+        record["spaces"][name] |= dict(replicate=reading(z[some], batch[some], perturbed[some],
+                8 if n else 0, seed), shifts=(_shifts(z, target, batch, "non-targeting") / z.std(0))
+            .round(4).to_dict("split"))
     return record
 
 _SCREEN = dict(batch_match=10.)       # what all our settings share on this data
 
 # %% ../../nbs/studies/contrast_study.ipynb #d03c3159
 def _treatment_scores(z, types, condition, seed): # -> dict
-    "Type ARI (mean of three starts of k-means) and AUC of the condition by line and by forest; type read in treated cells."
+    """Type ARI (mean of three starts of k-means) and AUC of the condition by line and by forest;
+    type read in treated cells."""
     k = types.nunique()
     ari = np.mean([cluster_scores(types, kmeans(z, k, seed + i))["ari"] for i in range(3)])
-    return dict(type_ari=float(ari), condition_auc=latent_auc(z, condition, seed=seed), condition_forest=latent_auc(z, condition, model="forest", seed=seed),
-                type_auc=reading(z, encode_levels(types, "type")[0], np.zeros(len(z), int), 0, seed)["auc"])
+    return dict(type_ari=float(ari), condition_auc=latent_auc(z, condition, seed=seed),
+        condition_forest=latent_auc(z, condition, model="forest", seed=seed),
+        type_auc=reading(z, encode_levels(types, "type")[0], np.zeros(len(z), int), 0, seed)["auc"])
 
 def measure_kang(params, work):
     "One method on treated and control blood: are types kept, and is the condition gone?"
     adata, seed, method = load("kang18"), params["seed"], params["method"]
-    spaces, record, model = _spaces_of(method, adata, np.ones(adata.n_obs, bool), seed, work, 120, 128, "condition", "ctrl", "donor")
+    spaces, record, model = _spaces_of(method, adata, np.ones(adata.n_obs, bool), seed, work, 120,
+        128, "condition", "ctrl", "donor")
     if method == "vae":
         z = pca(adata, seed=seed)
-        centred = z - pd.DataFrame(z).groupby(adata.obs["condition"].to_numpy()).transform("mean").to_numpy()
+        centred = z - pd.DataFrame(z).groupby(
+            adata.obs["condition"].to_numpy()).transform("mean").to_numpy()
         spaces |= {"pca": z, "pca_centred": centred}
-    record["spaces"] = {k: _treatment_scores(z, adata.obs["cell_type"], adata.obs["condition"], seed) for k, z in spaces.items() if k != "counts"}
+    record["spaces"] = {k: _treatment_scores(z, adata.obs["cell_type"], adata.obs["condition"],
+            seed) for k, z in spaces.items() if k != "counts"}
     if model is not None and method != "vae":
-        record["genes"] = {f"background_{b}": list(model.effects(adata, background=b).query("log2_fold > 0").index[:20]) for b in (True, False)}
-        record["plain"] = list(plain_folds(adata, adata.obs["condition"] == "stim").query("log2_fold > 0").index[:20])
+        record["genes"] = {f"background_{b}": list(model.effects(adata,
+                    background=b).query("log2_fold > 0").index[:20]) for b in (True, False)}
+        record["plain"] = list(
+            plain_folds(adata, adata.obs["condition"] == "stim").query("log2_fold > 0").index[:20])
     return record
 
 # %% ../../nbs/studies/contrast_study.ipynb #a77d7ca8
@@ -261,13 +301,15 @@ def plain_folds(
     x = counts_of(adata).toarray()
     x = x / np.maximum(x.sum(1, keepdims=True), 1) * 1e4
     a, b = x[np.asarray(target)].mean(0), x[~np.asarray(target)].mean(0)
-    t = pd.DataFrame({"log2_fold": np.log2((a + .1) / (b + .1)), "targets": a, "controls": b}, index=pd.Index(adata.var_names, name="gene"))
+    t = pd.DataFrame({"log2_fold": np.log2((a + .1) / (b + .1)), "targets": a, "controls": b},
+        index=pd.Index(adata.var_names, name="gene"))
     return t.reindex(t["log2_fold"].abs().sort_values(ascending=False, kind="stable").index)
 
 # %% ../../nbs/studies/contrast_study.ipynb #c5e1df34
 def planted(effect, seed, n_cells=2000, n_genes=300): # -> AnnData
     "Simulated controls, perturbed cells, and a target called \"nothing\", which are controls."
-    adata = simulate_contrastive(n_cells=n_cells, n_genes=n_genes, n_batches=2, salient_scale=effect, seed=seed)
+    adata = simulate_contrastive(n_cells=n_cells, n_genes=n_genes, n_batches=2,
+        salient_scale=effect, seed=seed)
     control = np.flatnonzero(adata.obs["condition"] == "control")
     renamed = np.random.default_rng([seed, 5]).choice(control, len(control) // 3, replace=False)
     adata.obs["target"] = adata.obs["condition"].astype(str)
@@ -282,30 +324,43 @@ def measure_planted(params, work):
     subgroup = obs["salient"].astype(object).where(obs["salient"] != "control")
     target, batch = obs["target"].to_numpy(), encode_levels(obs["batch"], "batch")[0]
     for method in ("contrastive", "paper", "vae"):
-        spaces, record, _ = _spaces_of(method, adata, ~held, seed, work, 60, 64, "target", "control", "batch")
+        spaces, record, _ = _spaces_of(method, adata, ~held, seed, work, 60,
+            64, "target", "control", "batch")
         pairs = dict(vae=("vae", "pca")).get(method, ("salient", "background"))
         z = [spaces[k][held] for k in pairs]
         score = salient_scores(*z, subgroup, obs["shared"], seed=seed)
         for name, kind, x in zip(pairs, ("salient", "background"), z):
-            rows.append(dict(method=method, space=name, subgroup_ari=score[f"{kind}_ari"], type_ari=score[f"{kind}_shared_ari"], effect_auc=_target_auc(x, target, batch, "perturbed", "control", seed)["auc"],
-                             null=_target_auc(x, target, batch, "nothing", "control", seed, n_permutations=40)))
+            rows.append(dict(method=method, space=name, subgroup_ari=score[f"{kind}_ari"],
+                    type_ari=score[f"{kind}_shared_ari"], effect_auc=_target_auc(x, target, batch,
+                        "perturbed", "control", seed)["auc"], null=_target_auc(x, target, batch,
+                        "nothing", "control", seed, n_permutations=40)))
     return dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=adata.n_vars, spaces=rows)
 
 # %% ../../nbs/studies/contrast_study.ipynb #4d6f626a
-_CURES = dict(none={}, early_stopping={}, dropout=dict(dropout=.5), noise=dict(noise=1.5), weight_decay=dict(weight_decay=1e-3), two_dimensions=dict(n_salient=2), wasserstein=dict(wasserstein=10.), no_wasserstein=dict(wasserstein=0.), told=dict(classifier=5.))
+_CURES = dict(none={}, early_stopping={}, dropout=dict(dropout=.5), noise=dict(noise=1.5),
+    weight_decay=dict(weight_decay=1e-3), two_dimensions=dict(n_salient=2), wasserstein=dict(
+        wasserstein=10.), no_wasserstein=dict(wasserstein=0.), told=dict(classifier=5.))
 _FEW = dict(effects=("STAT1", "SMAD4"), nulls=("CD86", "ATF2", "CAV1", "ETV7"))
 
 def measure_overfit(params, work):
     "AUC on training and held-out cells, of targets with and without an effect."
     adata, seed, control = _screen(), params["seed"], "non-targeting"
-    adata = adata[adata.obs["perturbation"].isin([control, *_FEW["effects"], *_FEW["nulls"]])].copy()
+    adata = adata[adata.obs["perturbation"]
+        .isin([control, *_FEW["effects"], *_FEW["nulls"]])].copy()
     held = _split_by(adata.obs[["perturbation", "batch"]], .3, seed)
-    model = ContrastiveVI(**dict(condition_key="perturbation", control=control, batch_key="batch", noise=0., dropout=0.) | _CURES[params["cure"]])
-    model.fit(adata[~held].copy(), seed=seed, max_epochs=150, batch_size=512, early_stopping=params["cure"] == "early_stopping", device="cpu", progress=False)
-    z, target, batch, h = model.transform(adata), adata.obs["perturbation"].astype(str).to_numpy(), encode_levels(adata.obs["batch"], "batch")[0], model.history_
-    out = dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_, epochs=len(h), train_elbo=model.elbo(adata[~held].copy()), elbo=model.elbo(adata[held].copy()))
+    model = ContrastiveVI(**dict(condition_key="perturbation", control=control, batch_key="batch",
+            noise=0., dropout=0.) | _CURES[params["cure"]])
+    model.fit(adata[~held].copy(), seed=seed, max_epochs=150, batch_size=512,
+        early_stopping=params["cure"] == "early_stopping", device="cpu", progress=False)
+    z, target, batch, h = (model.transform(adata), adata.obs["perturbation"].astype(str).to_numpy(),
+        encode_levels(adata.obs["batch"], "batch")[0], model.history_)
+    out = dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=model.n_features_in_,
+        epochs=len(h), train_elbo=model.elbo(adata[~held].copy()),
+        elbo=model.elbo(adata[held].copy()))
     for where, rows in (("training", ~held), ("held_out", held)):
-        for what, names in _FEW.items(): out[f"{where}_{what}"] = float(np.mean([_target_auc(z[rows], target[rows], batch[rows], g, control, seed)["auc"] for g in names]))
+        for what, names in _FEW.items():
+            out[f"{where}_{what}"] = float(np.mean([_target_auc(z[rows], target[rows], batch[rows],
+                            g, control, seed)["auc"] for g in names]))
     return out
 
 # %% ../../nbs/studies/contrast_study.ipynb #c8bf4549
@@ -315,6 +370,8 @@ def measure_pace(params, work):
     adata, seed, epochs = _screen(), params["seed"], 20
     held = _split_by(adata.obs[["perturbation", "batch"]], .3, seed)
     if params["method"] == "scvi_contrastive":
-        return _beside("scvi_contrastive", adata, ~held, seed, work, epochs, 128, "perturbation", "non-targeting", "batch", stop=False)[1] | dict(threads=torch.get_num_threads())
-    model = ContrastiveVI(condition_key="perturbation", control="non-targeting", batch_key="batch", noise=0., **_OURS["paper"])
+        return _beside("scvi_contrastive", adata, ~held, seed, work, epochs, 128, "perturbation",
+            "non-targeting", "batch", stop=False)[1] | dict(threads=torch.get_num_threads())
+    model = ContrastiveVI(condition_key="perturbation", control="non-targeting",
+        batch_key="batch", noise=0., **_OURS["paper"])
     return fitted(model, ~held, adata, seed, epochs, 256)[1] | dict(threads=torch.get_num_threads())

@@ -20,7 +20,8 @@ from .peers import environment_python, run_in_environment
 
 # %% ../../nbs/studies/dca_study.ipynb #1c30e261
 _LEVELS = ("dropout1", "dropout3", "dropout5")
-_MODELS = {"NB": dict(), "ZINB": dict(likelihood="zinb"), "ZINB, layer norm, l2": dict(likelihood="zinb", norm="layer", l2=3e-3)}
+_MODELS = {"NB": dict(), "ZINB": dict(likelihood="zinb"),
+    "ZINB, layer norm, l2": dict(likelihood="zinb", norm="layer", l2=3e-3)}
 
 def _groups_found(M, labels, scaled, seed=0)->float: # adjusted Rand index
     "k-means on 20 principal components of log-normalised values, against the groups."
@@ -30,7 +31,8 @@ def _groups_found(M, labels, scaled, seed=0)->float: # adjusted Rand index
     Z = log_expression(M, np.median(M.sum(1)))
     Z = Z - Z.mean(0)
     if scaled: Z = np.clip(Z / np.maximum(Z.std(0), 1e-12), -10, 10)
-    return float(adjusted_rand_score(labels, kmeans(PCA(20, random_state=seed).fit_transform(Z), len(set(labels)), seed)))
+    return float(adjusted_rand_score(labels,
+            kmeans(PCA(20, random_state=seed).fit_transform(Z), len(set(labels)), seed)))
 
 def plain(M):
     "A dense array of doubles."
@@ -48,25 +50,32 @@ def measure_dropout(params, work):
     a, seed, rows, curves = load(params["data"]), params["seed"], [], {}
     labels, truth = a.obs["cell_type"].astype(str).to_numpy(), plain(a.layers["true_counts"])
     def row(level, what, M, **more):
-        rows.append(dict(level=level, what=what, ari=_groups_found(M, labels, False, seed), ari_scaled=_groups_found(M, labels, True, seed), **more))
+        rows.append(dict(level=level, what=what, ari=_groups_found(M, labels, False, seed),
+                ari_scaled=_groups_found(M, labels, True, seed), **more))
     row("none", "true counts", truth)
     for level in _LEVELS:
-        x = plain(a.layers[level]); b = anndata.AnnData(sp.csr_matrix(x, dtype=np.float32), obs=a.obs[[]].copy(), var=a.var[[]].copy())
+        x = plain(a.layers[level])
+        b = anndata.AnnData(sp.csr_matrix(x, dtype=np.float32),
+            obs=a.obs[[]].copy(), var=a.var[[]].copy())
         gene = x.sum(0) / np.maximum((x > 0).sum(0), 1)
         near = knn_smooth(b.X, nearest(b.X, 20, seed), 20)
         row(level, "observed", x, lost_error=_lost_error(truth, x, x))
-        row(level, "gene means in zeros", np.where(x == 0, gene, x), lost_error=_lost_error(truth, np.where(x == 0, gene, x), x))
+        row(level, "gene means in zeros", np.where(x == 0, gene, x),
+            lost_error=_lost_error(truth, np.where(x == 0, gene, x), x))
         row(level, "20 neighbours", near, lost_error=_lost_error(truth, near, x))
         for name, kw in _MODELS.items():
-            m = DCA(**kw).fit(b, seed=seed, progress=False, **(dict(batch_size=64) if "norm" in kw else {}))
+            m = DCA(**kw).fit(b, seed=seed, progress=False,
+                **(dict(batch_size=64) if "norm" in kw else {}))
             loss = dict(held_out_loss=float(m.history_.val_loss.min()), epochs=len(m.history_))
             mu = m.denoise(b)
             row(level, f"{name}: mean", mu, lost_error=_lost_error(truth, mu, x), **loss)
             if m.likelihood != "zinb": continue
             p = m.dropout_probability(b); filled = np.where(p > .5, mu, x)
-            row(level, f"{name}: zeros filled", filled, lost_error=_lost_error(truth, filled, x), **{k: v for k, v in dropout_scores(truth, x, p > .5).items()})
+            row(level, f"{name}: zeros filled", filled, lost_error=_lost_error(truth, filled, x),
+                **{k: v for k, v in dropout_scores(truth, x, p > .5).items()})
             curves[f"{level}: {name}"] = precision_recall(truth, x, p).to_dict("list")
-    return dict(n_cells=a.n_obs, n_genes=a.n_vars, n_groups=len(set(labels)), rows=rows, curves=curves)
+    return dict(n_cells=a.n_obs, n_genes=a.n_vars,
+        n_groups=len(set(labels)), rows=rows, curves=curves)
 
 # %% ../../nbs/studies/dca_study.ipynb #bacdcd80
 MAGIC = '''
@@ -78,7 +87,8 @@ np.save(sys.argv[2], (np.maximum(out, 0) ** 2 * (t / np.median(t))[:, None]).ast
 '''
 
 def _magic_smooth(X, seed=0)->np.ndarray: # counts, CSR -> (cells, genes) float32
-    "MAGIC (van Dijk et al. 2018) as its tutorial has it: square roots of normalised counts, depth given back."
+    """MAGIC (van Dijk et al. 2018) as its tutorial has it: square roots of normalised counts,
+    depth given back."""
     with tempfile.TemporaryDirectory() as tmp:
         X, there, back = X.tocsr(), Path(tmp)/"x.npz", Path(tmp)/"y.npy"
         np.savez(there, data=X.data, indices=X.indices, indptr=X.indptr, shape=X.shape)
@@ -90,11 +100,15 @@ def measure_mcv(params, work):
     "Molecular cross-validation of DCA, neighbours, gene means and, where it is installed, MAGIC."
     a, seed = load(params["data"]), params["seed"]
     fitted = lambda **kw: lambda b: DCA(**kw).fit(b, seed=seed, progress=False).denoise(b)
-    methods = {"DCA": fitted(), "DCA, Poisson": fitted(likelihood="poisson"), "80 neighbours to the power 1.5": lambda b: knn_smooth(b.X, nearest(b.X, 80, seed), 80) ** 1.5, "no denoising": lambda b: plain(b.X)}
+    methods = {"DCA": fitted(), "DCA, Poisson": fitted(likelihood="poisson"),
+        "80 neighbours to the power 1.5": lambda b: knn_smooth(b.X, nearest(b.X, 80, seed),
+            80) ** 1.5, "no denoising": lambda b: plain(b.X)}
     if environment_python("magic"): methods["MAGIC"] = lambda b: _magic_smooth(b.X, seed)
     t = molecular_cv(a, methods, seed=seed, also=dict(log_mse=log_mse, exchanged=exchanged_loss))
     X = counts_of(a)
-    return dict(n_cells=a.n_obs, n_genes=a.n_vars, nothing_exchanged=float(X.sum() / 10 / np.prod(X.shape)), rows=[{k: None if pd.isna(v) else v for k, v in r.items()} for r in t.to_dict("records")])
+    return dict(n_cells=a.n_obs, n_genes=a.n_vars,
+        nothing_exchanged=float(X.sum() / 10 / np.prod(X.shape)),
+        rows=[{k: None if pd.isna(v) else v for k, v in r.items()} for r in t.to_dict("records")])
 
 # %% ../../nbs/studies/dca_study.ipynb #f8c631ac
 def measure_pair(params, work, genes=("Gata1", "Sfpi1")):
@@ -102,9 +116,12 @@ def measure_pair(params, work, genes=("Gata1", "Sfpi1")):
     a, seed = load(params["data"]), params["seed"]
     X, j = counts_of(a).astype(np.float64), [list(a.var_names).index(g) for g in genes]
     s = totals(X) / np.median(totals(X)); x = X[:, j].toarray()
-    draws = np.random.default_rng(seed).multinomial(len(s), np.full(len(s), 1 / len(s)), 2000).astype(float)
+    draws = np.random.default_rng(seed).multinomial(len(s),
+        np.full(len(s), 1 / len(s)), 2000).astype(float)
     boot, near, rows = corrected_correlation(x, s, draws)[:, 0, 1], nearest(X, 160, seed), []
-    def row(what, Y, **more): rows.append(dict(what=what, r=float(np.corrcoef(Y.T)[0, 1]), r_log=float(np.corrcoef(np.log1p(Y).T)[0, 1]), **more))
+    def row(what, Y, **more):
+        rows.append(dict(what=what, r=float(np.corrcoef(Y.T)[0, 1]),
+                r_log=float(np.corrcoef(np.log1p(Y).T)[0, 1]), **more))
     row("counts", x / s[:, None])
     for k in (10, 40, 160): row(f"{k} neighbours", knn_smooth(X, near, k)[:, j] / s[:, None])
     for likelihood in ("nb", "zinb"):
@@ -112,17 +129,20 @@ def measure_pair(params, work, genes=("Gata1", "Sfpi1")):
         mu = (m.denoise(a) / s[:, None])[:, j]
         theta = pd.Series(m.theta(), m.recipe_.genes)[list(genes)].to_numpy()
         row(f"DCA, {likelihood}", mu, r_implied=float(implied_correlation(mu, theta)[0, 1]))
-    return dict(r_counts=float(corrected_correlation(x, s)[0, 0, 1]), low=float(np.nanquantile(boot, .025)), high=float(np.nanquantile(boot, .975)), genes=list(genes), rows=rows)
+    return dict(r_counts=float(corrected_correlation(x, s)[0, 0, 1]), low=float(np.nanquantile(boot,
+                .025)), high=float(np.nanquantile(boot, .975)), genes=list(genes), rows=rows)
 
 # %% ../../nbs/studies/dca_study.ipynb #7ac66b6b
 _LINES = ("H2228", "H1975", "HCC827")
 
-def _proportions_read(Y, known, batch): # (wells, genes) normalised, (wells, 3), (wells,) -> (wells, 3)
+# (wells, genes) normalised, (wells, 3), (wells,) -> (wells, 3)
+def _proportions_read(Y, known, batch):
     "Proportions of the three lines in each well, from the profiles of the pure wells of its batch."
     from scipy.optimize import nnls
     out = np.zeros(known.shape)
     for w in range(len(Y)):
-        pure = [(known[:, l] > .99) & (batch == batch[w]) & (np.arange(len(Y)) != w) for l in range(3)]
+        pure = [(known[:, l] > .99) & (batch == batch[w]) & (np.arange(len(Y)) != w)
+            for l in range(3)]
         p = nnls(np.stack([Y[m].mean(0) for m in pure], 1), Y[w])[0]
         out[w] = p / max(p.sum(), 1e-30)
     return out
@@ -131,7 +151,8 @@ def _proportions_read(Y, known, batch): # (wells, genes) normalised, (wells, 3),
 def measure_mixtures(params, work):
     "Wells of known mixtures, before and after denoising."
     a, seed, rows = load(params["data"]), params["seed"], []
-    known, batch, mix = a.obs[[f"{l}_prop" for l in _LINES]].to_numpy(float), a.obs["batch"].astype(str).to_numpy(), a.obs["cell_type"].astype(str).to_numpy()
+    known, batch, mix = (a.obs[[f"{l}_prop" for l in _LINES]].to_numpy(float),
+        a.obs["batch"].astype(str).to_numpy(), a.obs["cell_type"].astype(str).to_numpy())
     X, amount = counts_of(a).astype(np.float64), a.obs["mRNA_amount"].to_numpy(float)
     low, between = amount <= np.quantile(amount, .25), known.max(1) < .99
     def row(what, M):
@@ -141,11 +162,14 @@ def measure_mixtures(params, work):
         p = _proportions_read(Y, known, batch)
         slope = lambda w: float(np.polyfit(known[w].ravel(), p[w].ravel(), 1)[0])
         rmse = lambda w: float(np.sqrt(((p - known)[w] ** 2).mean()))
-        rows.append(dict(what=what, alike=float(alike.mean()), alike_low=float(alike[low].mean()), rmse=rmse(between | ~between), rmse_low=rmse(low), rmse_between=rmse(between), slope_between=slope(between)))
+        rows.append(dict(what=what, alike=float(alike.mean()), alike_low=float(alike[low].mean()),
+                rmse=rmse(between | ~between), rmse_low=rmse(low), rmse_between=rmse(between),
+                slope_between=slope(between)))
     row("counts", X.toarray())
     near = nearest(X, 20, seed)
     for k in (5, 20): row(f"{k} neighbours", knn_smooth(X, near, k))
-    for name, kw in (("DCA", {}), ("DCA, dropout 0.2", dict(dropout=.2))): row(name, DCA(**kw).fit(a, seed=seed, progress=False, batch_size=64).denoise(a))
+    for name, kw in (("DCA", {}), ("DCA, dropout 0.2", dict(dropout=.2))):
+        row(name, DCA(**kw).fit(a, seed=seed, progress=False, batch_size=64).denoise(a))
     return dict(n_cells=a.n_obs, n_genes=a.n_vars, rows=rows)
 
 def _nearest_in(Z, n, seed=0): # -> (rows, n) row numbers, itself first
@@ -153,22 +177,31 @@ def _nearest_in(Z, n, seed=0): # -> (rows, n) row numbers, itself first
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
     z = PCA(20, random_state=seed).fit_transform(Z)
-    return NearestNeighbors(n_neighbors=n, algorithm="brute").fit(z).kneighbors(z, return_distance=False)
+    return NearestNeighbors(n_neighbors=n,
+        algorithm="brute").fit(z).kneighbors(z, return_distance=False)
 
 # %% ../../nbs/studies/dca_study.ipynb #6730349e
 def measure_audit(params, work):
     "The four questions for one data set, with DCA's defaults."
     found = audit(load(params["data"]), seed=params["seed"])
     h, n = found.halves, found.nulls
-    return dict(settings={k: list(v) if isinstance(v, tuple) else v for k, v in found.settings.items()}, gains=found.gains, beyond=found.beyond, inflated_zeros=found.inflated_zeros, overdispersed=found.overdispersed, likelihood=found.likelihood,
-                halves=h.to_dict("records"), nulls=n.to_dict("records"), verdict=found.verdict())
+    return dict(settings={k: list(v) if isinstance(v, tuple) else v for k,
+            v in found.settings.items()}, gains=found.gains, beyond=found.beyond,
+        inflated_zeros=found.inflated_zeros, overdispersed=found.overdispersed,
+        likelihood=found.likelihood, halves=h.to_dict("records"),
+        nulls=n.to_dict("records"), verdict=found.verdict())
 
 # %% ../../nbs/studies/dca_study.ipynb #568502b3
 def measure_endless(params, work, epochs=3000):
     "So many epochs without early stopping: does everything stay finite?"
     import anndata
-    a = load(params["data"]); b = anndata.AnnData(a.layers["dropout3"], obs=a.obs[[]].copy(), var=a.var[[]].copy())
-    m = DCA(likelihood="zinb", norm=params["norm"]).fit(b, max_epochs=epochs, early_stopping=False, seed=params["seed"], progress=False)
+    a = load(params["data"])
+    b = anndata.AnnData(a.layers["dropout3"], obs=a.obs[[]].copy(), var=a.var[[]].copy())
+    m = DCA(likelihood="zinb", norm=params["norm"]).fit(b, max_epochs=epochs,
+        early_stopping=False, seed=params["seed"], progress=False)
     h, mu = m.history_, m.denoise(b)
-    return dict(epochs=len(h), finite=bool(np.isfinite(h[["loss", "val_loss"]].to_numpy()).all() and np.isfinite(mu).all()), first_loss=float(h.loss.iloc[0]), last_loss=float(h.loss.iloc[-1]), best_held_out=float(h.val_loss.min()),
-                best_epoch=int(h.val_loss.argmin()) + 1, last_held_out=float(h.val_loss.iloc[-1]), lr=float(h.lr.iloc[-1]), largest_mean=float(mu.max()))
+    return dict(epochs=len(h), finite=bool(np.isfinite(h[["loss", "val_loss"]].to_numpy()).all()
+            and np.isfinite(mu).all()), first_loss=float(h.loss.iloc[0]),
+        last_loss=float(h.loss.iloc[-1]), best_held_out=float(h.val_loss.min()),
+        best_epoch=int(h.val_loss.argmin()) + 1, last_held_out=float(h.val_loss.iloc[-1]),
+        lr=float(h.lr.iloc[-1]), largest_mean=float(mu.max()))

@@ -27,34 +27,46 @@ def halves(
 # %% ../../nbs/studies/gan_study.ipynb #a3d3f45a
 def _gan(kind, **kw):
     def fitted(train, n, label, seed):
-        model = (CscGAN(label_key=label, **kw) if kind == "cscgan" else ScGAN(**kw)).fit(train, seed=seed, device="cpu", progress=False)
-        return model.generate(n, seed=seed), dict(epochs=len(model.history_), best_epoch=int(model.history_["val_loss"].argmin()) + 1)
+        model = (CscGAN(label_key=label, **kw) if kind == "cscgan" else ScGAN(**kw)).fit(train,
+            seed=seed, device="cpu", progress=False)
+        return model.generate(n, seed=seed), dict(epochs=len(model.history_),
+            best_epoch=int(model.history_["val_loss"].argmin()) + 1)
     return fitted
 
 def _nb(k=None, by_class=False):
     def fitted(train, n, label, seed):
         if k is None: return nb_per_label(train, n, label_key=label, seed=seed), {}
-        return nb_per_cluster(train, n, k or None, label_key=label if by_class else None, seed=seed), {}
+        return nb_per_cluster(train, n, k or None,
+            label_key=label if by_class else None, seed=seed), {}
     return fitted
 
 def _vae(train, n, label, seed):
     from scnb.vae_norms import VAE
-    model = VAE(likelihood="nb", n_top_genes=1000).fit(train, seed=seed, device="cpu", progress=False)
+    model = VAE(likelihood="nb", n_top_genes=1000).fit(train,
+        seed=seed, device="cpu", progress=False)
     return model.sample(n, seed=seed), dict(epochs=len(model.history_))
 
-_ARMS = dict(nb_label=_nb(), nb_20=_nb(20), nb_40=_nb(40), nb_60=_nb(60), nb_class=_nb(0, True), vae=_vae, scgan=_gan("scgan"), cscgan=_gan("cscgan"), one_profile=_gan("scgan", n_profiles=1),
-            no_thinning=_gan("cscgan", thin=1.), amsgrad=_gan("cscgan", amsgrad=True), paper_small=_gan("scgan", preset="paper", steps=1500), expression_head=_gan("scgan", head="expression", norm="batch", steps=3000))
+_ARMS = dict(nb_label=_nb(), nb_20=_nb(20), nb_40=_nb(40), nb_60=_nb(60), nb_class=_nb(0, True),
+    vae=_vae, scgan=_gan("scgan"), cscgan=_gan("cscgan"), one_profile=_gan("scgan", n_profiles=1),
+    no_thinning=_gan("cscgan", thin=1.), amsgrad=_gan("cscgan", amsgrad=True),
+    paper_small=_gan("scgan", preset="paper", steps=1500),
+    expression_head=_gan("scgan", head="expression", norm="batch", steps=3000))
 
 def measure_gan(params, work=None):
     "Scores of one generator on cells that it has not seen."
-    if params["arm"] not in _ARMS: raise InputError(f"there is no arm {params['arm']!r}: there are {', '.join(_ARMS)}")
+    if params["arm"] not in _ARMS:
+        raise InputError(f"there is no arm {params['arm']!r}: there are {', '.join(_ARMS)}")
     train, held, label = halves(params)
     start = time.perf_counter()
     fake, more = _ARMS[params["arm"]](train, held.n_obs, label, params["seed"])
     seconds = round(time.perf_counter() - start, 2)
-    splits = [evaluate_generated(train, held, fake, label_key=label, seed=s) for s in range(3 if held.n_obs < 3000 else 1)]
-    scores = {k: None if splits[0][k] is None else float(np.mean([s[k] for s in splits])) for k in splits[0]}
-    return dict(data_hash=data_hash(train), n_cells=train.n_obs, n_genes=fake.n_vars, seconds=seconds) | more | {k: None if v is not None and np.isnan(v) else v for k, v in scores.items()}
+    splits = [evaluate_generated(train, held, fake, label_key=label, seed=s)
+        for s in range(3 if held.n_obs < 3000 else 1)]
+    scores = {k: None if splits[0][k] is None
+        else float(np.mean([s[k] for s in splits])) for k in splits[0]}
+    return dict(data_hash=data_hash(train), n_cells=train.n_obs, n_genes=fake.n_vars,
+        seconds=seconds) | more | {k: None if v is not None
+        and np.isnan(v) else v for k, v in scores.items()}
 
 # %% ../../nbs/studies/gan_study.ipynb #2c78b7b9
 def _resampled(
@@ -64,11 +76,13 @@ def _resampled(
     n:int, # cells to add
     seed,
 )->dict: # name -> (n, d) cells to add
-    "Copies of the rare class, and SMOTE: points between a cell and one of its nearest neighbours (Chawla et al. 2002), both by imbalanced-learn."
+    """Copies of the rare class, and SMOTE: points between a cell and one of its nearest
+    neighbours (Chawla et al. 2002), both by imbalanced-learn."""
     from imblearn.over_sampling import SMOTE, RandomOverSampler
     few = int((y == rare).sum())
     want = dict(sampling_strategy={rare: few + n}, random_state=seed)
-    kinds = dict(oversampled=RandomOverSampler(**want), smote=SMOTE(k_neighbors=min(5, few - 1), **want))
+    kinds = dict(oversampled=RandomOverSampler(**want),
+        smote=SMOTE(k_neighbors=min(5, few - 1), **want))
     return {name: k.fit_resample(x, y)[0][len(x):] for name, k in kinds.items()}
 
 # %% ../../nbs/studies/gan_study.ipynb #c21cc579
@@ -93,8 +107,10 @@ def _rare_f1(z, y, test, truth, rare, seed):
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score
-    classifiers = dict(logistic=LogisticRegression(C=.01, max_iter=500), forest=RandomForestClassifier(100, random_state=seed))
-    return {k: float(f1_score(truth == rare, j.fit(z, y).predict(test) == rare)) for k, j in classifiers.items()}
+    classifiers = dict(logistic=LogisticRegression(C=.01, max_iter=500),
+        forest=RandomForestClassifier(100, random_state=seed))
+    return {k: float(f1_score(truth == rare, j.fit(z, y).predict(test) == rare))
+        for k, j in classifiers.items()}
 
 # %% ../../nbs/studies/gan_study.ipynb #3a8e2c37
 def measure_augment(params, work=None):
@@ -107,9 +123,15 @@ def measure_augment(params, work=None):
     seconds, more = round(time.perf_counter() - start, 2), was - n
     clustered = CscGAN(label_key=label, steps=0).fit(small, seed=seed, device="cpu", progress=False)
     z = _points(small, model.recipe_.genes)
-    y, truth, x, test = small.obs[label].astype(str).to_numpy(), held.obs[label].astype(str).to_numpy(), z(small), z(held)
-    added = dict(plain=x[:0]) | _resampled(x, y, rare, more, seed) | {name: z(m.generate({rare: more}, seed=seed)) for name, m in (("cscgan", model), ("clustered_nb", clustered))}
-    scores = {f"{arm}_{k}": v for arm, a in added.items() for k, v in _rare_f1(np.r_[x, a], np.r_[y, [rare] * len(a)], test, truth, rare, seed).items()}
+    y, truth, x, test = (small.obs[label].astype(str).to_numpy(),
+        held.obs[label].astype(str).to_numpy(), z(small), z(held))
+    added = dict(plain=x[:0]) | _resampled(x, y, rare,
+        more, seed) | {name: z(m.generate({rare: more}, seed=seed)) for name,
+        m in (("cscgan", model), ("clustered_nb", clustered))}
+    scores = {f"{arm}_{k}": v for arm, a in added.items() for k,
+        v in _rare_f1(np.r_[x, a], np.r_[y, [rare] * len(a)], test, truth, rare, seed).items()}
     full = z(train)
-    scores |= {f"uncut_{k}": v for k, v in _rare_f1(full, train.obs[label].astype(str).to_numpy(), test, truth, rare, seed).items()}
-    return dict(data_hash=data_hash(small), n_cells=small.n_obs, n_rare=n, n_was=was, seconds=seconds, epochs=len(model.history_)) | scores
+    scores |= {f"uncut_{k}": v for k, v in _rare_f1(full, train.obs[label].astype(str).to_numpy(),
+            test, truth, rare, seed).items()}
+    return dict(data_hash=data_hash(small), n_cells=small.n_obs, n_rare=n, n_was=was,
+        seconds=seconds, epochs=len(model.history_)) | scores

@@ -16,8 +16,10 @@ from ..counts import InputError
 def environment_python(
     name:str, # "magic", "peers"
 )->str: # path, or None
-    "The Python of an environment beside ours: that in $SCNB_NAME, or `.venv-name` here or further up."
-    here = [Path(os.environ.get(f"SCNB_{name.upper()}", "")), *(p/f".venv-{name}" for p in (Path.cwd(), *Path.cwd().parents))]
+    """The Python of an environment beside ours: that in $SCNB_NAME, or `.venv-name` here or
+    further up."""
+    here = [Path(os.environ.get(f"SCNB_{name.upper()}", "")),
+        *(p/f".venv-{name}" for p in (Path.cwd(), *Path.cwd().parents))]
     return next((str(p/"bin"/"python") for p in here if (p/"bin"/"python").is_file()), None)
 
 def run_in_environment(
@@ -26,8 +28,13 @@ def run_in_environment(
     *args, # of the code
 )->str: # what it printed
     "Run code under the Python of an environment beside ours."
-    if not (python := environment_python(name)): raise InputError(f"no environment called {name!r}: run `make bench-{name}`, or set SCNB_{name.upper()} to a virtual environment that has what it needs")
+    if not (python := environment_python(name)):
+        raise InputError(f"no environment called {name!r}: run `make bench-{name}`, or set "
+            f"SCNB_{name.upper()} to a virtual environment that has what it needs")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    run = subprocess.run([python, "-W", "ignore", "-c", code, *map(str, args)], capture_output=True, text=True, env=env)
-    if run.returncode: raise RuntimeError(f"the environment {name!r} could not do it: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
+    run = subprocess.run([python, "-W", "ignore", "-c", code, *map(str, args)],
+        capture_output=True, text=True, env=env)
+    if run.returncode:
+        raise RuntimeError(f"the environment {name!r} could not do it: "
+            f"{(run.stderr.strip().splitlines() or ['no message'])[-1]}")
     return run.stdout

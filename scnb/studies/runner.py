@@ -32,7 +32,8 @@ def _open_data(
 )->tuple: # AnnData, its short name, label key
     "A data set by name or by path."
     if data == "embedded": return embedded(), data, label_key or "cell_type"
-    if data in REGISTRY: return read(locate(data) or fetch(data)), data, label_key or REGISTRY[data]["label"]
+    if data in REGISTRY:
+        return read(locate(data) or fetch(data)), data, label_key or REGISTRY[data]["label"]
     return read(data), stem(data), label_key
 
 # %% ../../nbs/studies/runner.ipynb #2a38de40
@@ -46,24 +47,33 @@ def measure(
     warnings.simplefilter("ignore")
     adata, name, label_key = _open_data(data, label_key)
     labels = labels_of(adata, label_key)
-    run = cluster(adata, n_clusters, method=method, seed=seed, **{"progress": False, "fast": n_clusters is not None and method == "scdeepcluster", **kw})      # with a given number: the same clusters, sooner
-    return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(), threads=torch.get_num_threads(), versions=versions(), data_hash=data_hash(adata, kw.get("layer")))
+    # with a given number: the same clusters, sooner
+    run = cluster(adata, n_clusters, method=method, seed=seed,
+        **{"progress": False, "fast": n_clusters is not None and method == "scdeepcluster", **kw})
+    return dict(kind="cluster", data=name, **run.metrics(labels), params=kw, machine=machine(),
+        threads=torch.get_num_threads(), versions=versions(),
+        data_hash=data_hash(adata, kw.get("layer")))
 
 # %% ../../nbs/studies/runner.ipynb #9698ce55
 def in_fresh_process(
     *args, # of the function
-    function="measure", module="scnb.studies.runner", # name of a function, and of the module that has it
+    # name of a function, and of the module that has it
+    function="measure", module="scnb.studies.runner",
 )->dict: # what it returns, its record
     "`measure`, or another function, in a new process; bad input there is an `InputError` here."
     import subprocess, tempfile
     pipe = subprocess.PIPE
-    with tempfile.TemporaryFile("w+") as err, subprocess.Popen([sys.executable, "-W", "ignore", "-c", "from scnb.studies.runner import _child; _child()"], stdin=pipe, stdout=pipe, stderr=err, text=True) as run:
+    with tempfile.TemporaryFile("w+") as err, subprocess.Popen([sys.executable, "-W", "ignore",
+                "-c", "from scnb.studies.runner import _child; _child()"], stdin=pipe, stdout=pipe,
+            stderr=err, text=True) as run:
         print(json.dumps([module, function, args]), file=run.stdin, flush=True)
         said = run.stdout.read().splitlines()
         code = run.wait()
         err.seek(0); errors = err.read().strip().splitlines()
     try: kind, what = json.loads(said[-1])
-    except (IndexError, ValueError): raise RuntimeError(f"a run ended with code {code}: {(errors or ['no message'])[-1]}") from None
+    except (IndexError, ValueError):
+        raise RuntimeError(
+            f"a run ended with code {code}: {(errors or ['no message'])[-1]}") from None
     if kind == "bad input": raise InputError(what)
     return what
 
@@ -71,33 +81,43 @@ def _child():
     "Read module, function and arguments from stdin, answer on the last line of stdout."
     import importlib, threading, torch
     module, function, args = json.loads(sys.stdin.readline())
-    threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()       # the parent's end was closed
+    # the parent's end was closed
+    threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
     start = time.perf_counter()
     try: answer = "record", getattr(importlib.import_module(module), function)(*args)
     except InputError as e: answer = "bad input", str(e)
-    if isinstance(answer[1], dict): answer[1].update({k: v for k, v in dict(seconds=round(time.perf_counter() - start, 2), peak_mb=peak_mb(), threads=torch.get_num_threads()).items() if k not in answer[1]})
+    if isinstance(answer[1], dict):
+        answer[1].update({k: v for k,
+                v in dict(seconds=round(time.perf_counter() - start, 2), peak_mb=peak_mb(),
+                    threads=torch.get_num_threads()).items() if k not in answer[1]})
     print(json.dumps(answer))
 
 # %% ../../nbs/studies/runner.ipynb #8898fbfc
 def _same_settings(record, file, n_clusters, kw):
     "The record in `file`, if it was made with these settings."
-    if record["params"] == json.loads(json.dumps(kw)) and record["k_given"] == (n_clusters is not None): return record
-    raise InputError(f"{file.name} was made with other settings: run it again with overwrite (--overwrite), or name another results folder (--results)")
+    if (record["params"] == json.loads(json.dumps(kw))
+            and record["k_given"] == (n_clusters is not None)):
+        return record
+    raise InputError(f"{file.name} was made with other settings: run it again with overwrite "
+        f"(--overwrite), or name another results folder (--results)")
 
 def _options(method="scdeepcluster", **kw):
     "Settings as command-line options, defaults left out."
     given = [f"--method {method}"] if method != "scdeepcluster" else []
-    return "".join(f" {o}" for o in given + [f"--{k.replace('_', '-')} {0 if k == 'n_top_genes' and v is None else v}" for k, v in sorted(kw.items())])
+    return "".join(f" {o}" for o in given + [f"--{k.replace('_', '-')} "
+            f"{0 if k == 'n_top_genes' and v is None else v}" for k, v in sorted(kw.items())])
 
 def _command_for(name, seed, n_clusters, method, kw):
     "What to type to get a single run again."
     k = "" if n_clusters is None else f" --n-clusters {n_clusters}"
-    return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + _options(method, **kw) + (" --fast" if k and method == "scdeepcluster" else "")
+    return f"scnb cluster {name}{'' if Path(name).suffix else '.h5ad'}{k} --seed {seed}" + _options(
+        method, **kw) + (" --fast" if k and method == "scdeepcluster" else "")
 
 # %% ../../nbs/studies/runner.ipynb #97429269
 def file_name(grid, run, method="scdeepcluster"): # data, seed, and what else the grid varies
     "The name of the file of a run."
-    what = [run["data"], method.replace(":", ".")] if grid == "cluster" else [str(v).replace(" ", "_") for k, v in run.items() if k not in ("seed", "command")]
+    what = ([run["data"], method.replace(":", ".")] if grid == "cluster"
+        else [str(v).replace(" ", "_") for k, v in run.items() if k not in ("seed", "command")])
     return f"{grid}-{'-'.join(what)}-s{run['seed']}.json"
 
 def run_cluster(
@@ -111,43 +131,85 @@ def run_cluster(
     command=None, # what to type to get this run again
     **kw, # further arguments of `cluster`
 )->dict: # the record, as it is in the file
-    "One run in a process of its own, kept as `cluster-{data}-{model}-s{seed}.json`; a file that is there is read, not made again."
+    """One run in a process of its own, kept as `cluster-{data}-{model}-s{seed}.json`; a file
+    that is there is read, not made again."""
     folder, name = results_folder(results_dir), data if data in REGISTRY else stem(data)
     file = folder/file_name("cluster", dict(data=name, seed=seed), method)
-    if file.exists() and not overwrite: return _same_settings(json.loads(file.read_text()), file, n_clusters, kw)
+    if file.exists() and not overwrite:
+        return _same_settings(json.loads(file.read_text()), file, n_clusters, kw)
     record = in_fresh_process(str(data), seed, n_clusters, method, label_key, kw)
     record["command"] = command or _command_for(name, seed, n_clusters, method, kw)
     folder.mkdir(parents=True, exist_ok=True)
-    with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    with Outputs(overwrite=True).add("result", file) as out:
+        out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
 # %% ../../nbs/studies/runner.ipynb #e19d3ffc
-GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8), dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9), dict(data="paul15", n_clusters=19), dict(data="cell_lines_10x", n_clusters=5)]}
-GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
-GRIDS["blocks"] = [dict(data=d, where=w) for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
-GRIDS["auto"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]       # no k, no label
-GRIDS["models"] = [dict(data=g["data"], model=m) for m in ("dca", "vae", "scvi") for g in GRIDS["cluster"]]       # models that only embed; the peer last, since it needs an environment of its own
+GRIDS = {"cluster": [dict(data="worm_neuron", n_clusters=10), dict(data="pbmc4k", n_clusters=8),
+        dict(data="mouse_bladder", n_clusters=16), dict(data="pbmc3k", n_clusters=9),
+        dict(data="paul15", n_clusters=19), dict(data="cell_lines_10x", n_clusters=5)]}
+GRIDS["memory"] = [dict(data=f"sim{n}k", model=m, where=w) for n in (4, 64, 256) for m, w in (
+        ("dca", "memory"), ("dca", "disk"), ("scdeepcluster", "memory"), ("scdeepcluster", "disk"))]
+GRIDS["blocks"] = [dict(data=d, where=w)
+    for d in ("sim3k", "mouse_bladder") for w in ("memory", "disk")]
+# no k, no label
+GRIDS["auto"] = [dict(data=d)
+    for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]
+# models that only embed; the peer last, since it needs an environment of its own
+GRIDS["models"] = [dict(data=g["data"], model=m)
+    for m in ("dca", "vae", "scvi") for g in GRIDS["cluster"]]
 GRIDS["unseen"] = [dict(data=d) for d in ("kang18", "cell_lines_batches", "rna_mix")]
-GRIDS["settings"] = [dict(data=d) for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]   # preprocessing
+# preprocessing
+GRIDS["settings"] = [dict(data=d)
+    for d in ("worm_neuron", "pbmc4k", "mouse_bladder", "pbmc3k", "paul15", "cell_lines_10x")]
 GRIDS["howmany"] = [dict(data="eighty")]
-GRIDS["transfer"] = [dict(data="pbmc3k", start=s, epochs=e) for e in (5, 15, 45) for s in ("scratch", "scratch_same_genes", "kang18_ctrl")] + [dict(data="pbmc3k", start="kang18_ctrl", epochs=78)]
-_DENOISING = {"dropout": [dict(data="dca_sim2"), dict(data="dca_sim6")], "mcv": [dict(data=d) for d in ("pbmc3k", "pbmc4k", "paul15")], "pair": [dict(data="paul15")], "mixtures": [dict(data="rna_mix")],
-          "audit": [dict(data="pbmc3k"), dict(data="paul15")], "endless": [dict(data="dca_sim6", norm=n) for n in ("batch", "none")]}       # measured by `scnb.studies.dca`
-_VAES = {"vae": [dict(data="pbmc3k", model=m) for m in ("vae", "scvi")], "norms": [dict(data=d, norm=n) for d in ("pbmc3k", "worm_neuron") for n in ("batch", "layer", "group", "none")],
-        "normsize": [dict(data="pbmc3k", norm=n, batch_size=b) for b in (8, 32, 512) for n in ("batch", "layer", "group", "none")], "depth": [dict(data="pbmc3k", inputs=i, library=l, norm=n) for i in ("scaled", "log1p") for l in ("observed", "none") for n in ("batch", "layer")],
-        "genes": [dict(data="pbmc3k", genes=g, flavour="seurat") for g in (500, 1000, 2000, 4000, "all")] + [dict(data="pbmc3k", genes=2000, flavour=f) for f in ("cell_ranger", "pearson_residuals", "random")],
-        "batches": [dict(data="cell_lines_batches", condition=c) for c in ("nothing", "decoder", "both")], "spaces": [dict(data="pbmc3k")]}       # measured by `scnb.studies.vae`
-_CONTRASTS = {"contrast_papalexi": [dict(data="papalexi21", method=m) for m in ("told", "contrastive", "generous", "paper", "vae", "scvi_contrastive", "scvi")],
-             "contrast_kang": [dict(data="kang18", method=m) for m in ("contrastive", "paper", "vae", "scvi_contrastive", "scvi")],
+GRIDS["transfer"] = [dict(data="pbmc3k", start=s, epochs=e)
+    for e in (5, 15, 45) for s in ("scratch", "scratch_same_genes", "kang18_ctrl")] + [
+    dict(data="pbmc3k", start="kang18_ctrl", epochs=78)]
+_DENOISING = {"dropout": [dict(data="dca_sim2"), dict(data="dca_sim6")],
+    "mcv": [dict(data=d) for d in ("pbmc3k", "pbmc4k", "paul15")], "pair": [dict(data="paul15")],
+    "mixtures": [dict(data="rna_mix")],
+          # measured by `scnb.studies.dca`
+          "audit": [dict(data="pbmc3k"), dict(data="paul15")],
+          "endless": [dict(data="dca_sim6", norm=n) for n in ("batch", "none")]}
+_VAES = {"vae": [dict(data="pbmc3k", model=m) for m in ("vae", "scvi")],
+    "norms": [dict(data=d, norm=n) for d in ("pbmc3k", "worm_neuron")
+        for n in ("batch", "layer", "group", "none")],
+        "normsize": [dict(data="pbmc3k", norm=n, batch_size=b) for b in (8, 32, 512)
+            for n in ("batch", "layer", "group", "none")],
+        "depth": [dict(data="pbmc3k", inputs=i, library=l, norm=n) for i in ("scaled", "log1p")
+            for l in ("observed", "none") for n in ("batch", "layer")],
+        "genes": [dict(data="pbmc3k", genes=g, flavour="seurat")
+            for g in (500, 1000, 2000, 4000, "all")] + [dict(data="pbmc3k", genes=2000, flavour=f)
+            for f in ("cell_ranger", "pearson_residuals", "random")],
+        # measured by `scnb.studies.vae`
+        "batches": [dict(data="cell_lines_batches", condition=c)
+            for c in ("nothing", "decoder", "both")], "spaces": [dict(data="pbmc3k")]}
+_CONTRASTS = {"contrast_papalexi": [dict(data="papalexi21", method=m)
+        for m in ("told", "contrastive", "generous", "paper", "vae", "scvi_contrastive", "scvi")],
+             "contrast_kang": [dict(data="kang18", method=m)
+                 for m in ("contrastive", "paper", "vae", "scvi_contrastive", "scvi")],
              "contrast_planted": [dict(data="planted", effect=e) for e in (.25, .5, 1., 2.)],
-             "contrast_overfit": [dict(data="papalexi21", cure=c) for c in ("none", "early_stopping", "dropout", "noise", "weight_decay", "two_dimensions", "wasserstein", "no_wasserstein", "told")],
-             "contrast_pace": [dict(data="papalexi21", method=m) for m in ("ours", "scvi_contrastive")]}       # measured by `scnb.studies.contrast`
-_GANS = {"gan": [dict(data=d, arm=a) for d in ("pbmc3k", "kang18_ctrl") for a in ("nb_label", "nb_20", "nb_40", "nb_60", "nb_class", "vae", "scgan", "cscgan")],
-        "gan_without": [dict(data=d, arm=a) for d in ("pbmc3k", "kang18_ctrl") for a in ("one_profile", "no_thinning", "amsgrad", "expression_head", "paper_small")],
-        "augment": [dict(data="kang18_ctrl", rare="FCGR3A+ Monocytes", left=s) for s in (.1, .05, .02, .01, .005)]}       # measured by `scnb.studies.gan`
+             "contrast_overfit": [dict(data="papalexi21", cure=c)
+                 for c in ("none", "early_stopping", "dropout", "noise", "weight_decay",
+                     "two_dimensions", "wasserstein", "no_wasserstein", "told")],
+             # measured by `scnb.studies.contrast`
+             "contrast_pace": [dict(data="papalexi21", method=m)
+                 for m in ("ours", "scvi_contrastive")]}
+_GANS = {"gan": [dict(data=d, arm=a) for d in ("pbmc3k", "kang18_ctrl")
+        for a in ("nb_label", "nb_20", "nb_40", "nb_60", "nb_class", "vae", "scgan", "cscgan")],
+        "gan_without": [dict(data=d, arm=a) for d in ("pbmc3k", "kang18_ctrl")
+            for a in ("one_profile", "no_thinning", "amsgrad", "expression_head", "paper_small")],
+        # measured by `scnb.studies.gan`
+        "augment": [dict(data="kang18_ctrl", rare="FCGR3A+ Monocytes", left=s)
+            for s in (.1, .05, .02, .01, .005)]}
 GRIDS |= _DENOISING | _VAES | _CONTRASTS | _GANS
-_TABLES = {}                                        # grid -> how its results are summarised; "cluster" as below
-_SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3, mcv=3, audit=1, endless=1, normsize=2, depth=2, genes=3, contrast_papalexi=3, contrast_kang=3, contrast_overfit=1, contrast_pace=1, gan_without=1)       # at most so many; the clusters grid takes as many as are asked for
+# grid -> how its results are summarised; "cluster" as below
+_TABLES = {}
+# at most so many; the clusters grid takes as many as are asked for
+_SEEDS = dict(memory=1, blocks=5, transfer=3, howmany=1, settings=1, unseen=3, mcv=3, audit=1,
+    endless=1, normsize=2, depth=2, genes=3, contrast_papalexi=3, contrast_kang=3,
+    contrast_overfit=1, contrast_pace=1, gan_without=1)
 
 # %% ../../nbs/studies/runner.ipynb #f7e43997
 def plan(
@@ -157,14 +219,20 @@ def plan(
     only=None, # a part of a file's name, such as "s3" or "cscgan-s0"
 )->list: # arguments of `run_cluster`
     "The runs of a grid, seed by seed."
-    if grid not in GRIDS: raise InputError(f"there is no grid {grid!r}: there are {', '.join(map(repr, GRIDS))}")
+    if grid not in GRIDS:
+        raise InputError(f"there is no grid {grid!r}: there are {', '.join(map(repr, GRIDS))}")
     if seeds < 1: raise InputError(f"seeds must be at least 1, not {seeds}")
     use = [g for g in GRIDS[grid] if data in (None, g["data"])]
-    if not use: raise InputError(f"grid {grid!r} has no data set {data!r}: it has {', '.join(g['data'] for g in GRIDS[grid])}")
+    if not use:
+        raise InputError(f"grid {grid!r} has no data set {data!r}: it has "
+            f"{', '.join(g['data'] for g in GRIDS[grid])}")
     seeds = min(seeds, _SEEDS.get(grid, seeds))
-    runs = [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"} for g in use for s in range(seeds)]
+    runs = [{**g, "seed": s, "command": f"scnb bench {grid} --data {g['data']} --seeds {seeds}"}
+        for g in use for s in range(seeds)]
     runs = [r for r in runs if only is None or only in file_name(grid, r)]
-    if not runs: raise InputError(f"grid {grid!r} has no run with {only!r} in the name of its file: such names are {file_name(grid, dict(use[0], seed=0))}")
+    if not runs:
+        raise InputError(f"grid {grid!r} has no run with {only!r} in the name of its file: such "
+            f"names are {file_name(grid, dict(use[0], seed=0))}")
     return runs
 
 # %% ../../nbs/studies/runner.ipynb #6e8d187e
@@ -180,8 +248,12 @@ def run_grid(
     if grid != "cluster": yield from run_measured(grid, runs, results_dir, overwrite, kw); return
     method = kw.get("method", "scdeepcluster")
     todo = set(to_make(grid, runs, results_dir, method, overwrite))
-    for name in {r["data"]: 0 for r in runs if file_name(grid, r, method) in todo}: locate(name) or fetch(name)      # all data first: a missing file should not end a long night
-    for r in runs: yield run_cluster(**r | dict(command=r["command"] + _options(**kw)), results_dir=results_dir, overwrite=overwrite, **kw)
+    # all data first: a missing file should not end a long night
+    for name in {r["data"]: 0 for r in runs if file_name(grid, r, method) in todo}:
+        locate(name) or fetch(name)
+    for r in runs:
+        yield run_cluster(**r | dict(command=r["command"] + _options(**kw)),
+            results_dir=results_dir, overwrite=overwrite, **kw)
 
 # %% ../../nbs/studies/runner.ipynb #5f8a731f
 def results(
@@ -192,34 +264,48 @@ def results(
     rows = []
     for r in load_results(kind, results_dir):
         base = {f"{m}_{k}": v for m, b in r.pop("baseline", {}).items() for k, v in b.items()}
-        rows.append({k: v for k, v in r.items() if not isinstance(v, (list, dict))} | base | _stage_scores(r.get("stages", [])))
+        rows.append({k: v for k, v in r.items() if not isinstance(v, (list, dict))} | base
+            | _stage_scores(r.get("stages", [])))
     return pd.DataFrame(rows)
 
 def _stage_scores(stages):
     "ARI at the end of each stage, and which one was chosen."
     last = {s["stage"]: s["ari"] for s in stages if "ari" in s}
     chosen = [s["stage"] for s in stages if s.get("chosen")]
-    return {f"{name}_ari": v for name, v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
+    return {f"{name}_ari": v for name,
+        v in last.items()} | ({"chosen": chosen[0]} if chosen else {})
 
 # %% ../../nbs/studies/runner.ipynb #23758704
 def summarise(
     results_dir=None, # see `results_folder`
     kind="cluster", # which runs
 )->pd.DataFrame: # one row per data set and model
-    "Mean, smallest and largest ARI over the seeds; other scores and the baseline as means. For other grids than \"cluster\" see `_TABLES`."
+    ("Mean, smallest and largest ARI over the seeds; other scores and the baseline as means. For "
+        "other grids than \"cluster\" see `_TABLES`.")
     t = results(results_dir, kind)
     if not len(t): return t
     if kind in _TABLES: return _TABLES[kind](t)
-    t = t.reindex(columns=list(dict.fromkeys([*t, "ari", "nmi", "acc", "pca_kmeans_ari", "pca_leiden_ari", "pretrain_ari", "finetune_ari"])))
-    return t.groupby(["data", "model"], sort=False).agg(
-        runs=("seed", "size"), cells=("n_cells", "first"), k=("n_clusters", "median"), ari=("ari", "mean"), ari_min=("ari", "min"), ari_max=("ari", "max"),
-        nmi=("nmi", "mean"), acc=("acc", "mean"), pretrain_ari=("pretrain_ari", "mean"), finetune_ari=("finetune_ari", "mean"), pca_kmeans_ari=("pca_kmeans_ari", "mean"),
-        pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
-        pca_leiden_k=("pca_leiden_n_clusters", "median"), seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
+    t = t.reindex(columns=list(dict.fromkeys([*t, "ari", "nmi", "acc", "pca_kmeans_ari",
+                    "pca_leiden_ari", "pretrain_ari", "finetune_ari"])))
+    return t.groupby(["data", "model"], sort=False).agg(runs=("seed", "size"),
+        cells=("n_cells", "first"), k=("n_clusters", "median"), ari=("ari", "mean"),
+        ari_min=("ari", "min"), ari_max=("ari", "max"),
+        nmi=("nmi", "mean"), acc=("acc", "mean"), pretrain_ari=("pretrain_ari", "mean"),
+        finetune_ari=("finetune_ari", "mean"), pca_kmeans_ari=("pca_kmeans_ari", "mean"),
+        pca_kmeans_min=("pca_kmeans_ari", "min"), pca_kmeans_max=("pca_kmeans_ari", "max"),
+        pca_leiden_ari=("pca_leiden_ari", "mean"), pca_leiden_k=("pca_leiden_n_clusters", "median"),
+        seconds=("seconds", "median"), peak_mb=("peak_mb", "max")).reset_index()
 
 # %% ../../nbs/studies/runner.ipynb #12f4c2ed
-MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer", auto="measure_auto", unseen="measure_auto", settings="measure_settings", howmany="measure_howmany", models="measure_models")
-MEASURES |= {g: f"scnb.studies.dca:measure_{g}" for g in _DENOISING} | {g: f"scnb.studies.vae:measure_{g}" for g in _VAES} | dict(normsize="scnb.studies.vae:measure_norms") | {g: f"scnb.studies.contrast:measure_{g.removeprefix('contrast_')}" for g in _CONTRASTS} | {g: f"scnb.studies.gan:measure_{g.partition('_')[0]}" for g in _GANS}       # module:function; without a module, of this one
+MEASURES = dict(memory="measure_memory", blocks="measure_blocks", transfer="measure_transfer",
+    auto="measure_auto", unseen="measure_auto",
+    settings="measure_settings", howmany="measure_howmany", models="measure_models")
+# module:function; without a module, of this one
+MEASURES |= {g: f"scnb.studies.dca:measure_{g}"
+    for g in _DENOISING} | {g: f"scnb.studies.vae:measure_{g}"
+    for g in _VAES} | dict(normsize="scnb.studies.vae:measure_norms") | {
+    g: f"scnb.studies.contrast:measure_{g.removeprefix('contrast_')}"
+    for g in _CONTRASTS} | {g: f"scnb.studies.gan:measure_{g.partition('_')[0]}" for g in _GANS}
 
 def run_measured(
     grid, # one of `MEASURES`
@@ -230,11 +316,14 @@ def run_measured(
     "Run what of such a grid is not there yet."
     import tempfile
     given = [k for k, v in options.items() if (k, v) != ("method", "scdeepcluster")]
-    if given: raise InputError(f"grid {grid!r} has its own settings and takes no {', '.join('--' + k.replace('_', '-') for k in given)}")
+    if given:
+        raise InputError(f"grid {grid!r} has its own settings and "
+            f"takes no {', '.join('--' + k.replace('_', '-') for k in given)}")
     folder = results_folder(results_dir)
     with tempfile.TemporaryDirectory() as work:
         for r in runs:
-            command, params, file = r["command"], {k: v for k, v in r.items() if k != "command"}, folder/file_name(grid, r)
+            command, params, file = (r["command"],
+                {k: v for k, v in r.items() if k != "command"}, folder/file_name(grid, r))
             if file.exists() and not overwrite: yield json.loads(file.read_text()); continue
             yield _kept(grid, params, work, file, command)
 
@@ -242,10 +331,14 @@ def _kept(grid, params, work, file, command):
     "Run, add what every record has, and keep it."
     _needs(grid, params, Path(work))
     module, _, function = MEASURES[grid].rpartition(":")
-    record = dict(kind=grid, **params) | in_fresh_process(params, str(work), function=function, module=module or "scnb.studies.runner") | dict(machine=machine(), versions=versions(), command=command)
-    if params["data"] in REGISTRY and "data_hash" not in record: record["data_hash"] = _hash_of(params["data"])
+    record = dict(kind=grid, **params) | in_fresh_process(params, str(work), function=function,
+        module=module or "scnb.studies.runner") | dict(machine=machine(),
+        versions=versions(), command=command)
+    if params["data"] in REGISTRY and "data_hash" not in record:
+        record["data_hash"] = _hash_of(params["data"])
     file.parent.mkdir(parents=True, exist_ok=True)
-    with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    with Outputs(overwrite=True).add("result", file) as out:
+        out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
 
@@ -258,14 +351,18 @@ def _hash_of(name):
 def _needs(grid, params, work):
     "Make what a run needs beforehand, each in a process of its own."
     data, start = params["data"], params.get("start", "scratch")
-    if data.startswith("sim") and not (work/f"{data}.h5ad").exists(): in_fresh_process(str(work/f"{data}.h5ad"), data, function="make_simulated")
-    if start != "scratch" and not (work/_REFERENCE).exists(): in_fresh_process(_REFERENCE, str(work/_REFERENCE), function="make_reference")
+    if data.startswith("sim") and not (work/f"{data}.h5ad").exists():
+        in_fresh_process(str(work/f"{data}.h5ad"), data, function="make_simulated")
+    if start != "scratch" and not (work/_REFERENCE).exists():
+        in_fresh_process(_REFERENCE, str(work/_REFERENCE), function="make_reference")
 
 def make_simulated(path, name):
-    "The simulated set called `name`: sim4k, sim64k, ... for `memory`; sim3k for `blocks`, with its cells sorted by type."
+    """The simulated set called `name`: sim4k, sim64k, ... for `memory`; sim3k for `blocks`, with
+    its cells sorted by type."""
     if name == "sim3k":
         from scnb.simulation import simulate
-        a = simulate(n_cells=3000, n_genes=500, n_groups=6, de_scale=.8, de_fraction=.2, depth=1., seed=0)
+        a = simulate(n_cells=3000, n_genes=500, n_groups=6, de_scale=.8,
+            de_fraction=.2, depth=1., seed=0)
         a[a.obs["group"].argsort(kind="stable")].copy().write_h5ad(path)
     else: _simulate_to(path, int(name[3:-1]) * 1000)
 
@@ -280,13 +377,18 @@ def _simulate_to(
     import anndata, h5py
     from scnb.simulation import draw_with_dropout, gene_factors
     rng = np.random.default_rng(seed)
-    profiles = (rng.gamma(.6, 1, n_genes) + 1e-3) * gene_factors(rng, n_groups, n_genes, .1, 1.)       # (groups, genes)
+    # (groups, genes)
+    profiles = (rng.gamma(.6, 1, n_genes) + 1e-3) * gene_factors(rng, n_groups, n_genes, .1, 1.)
     profiles, theta = profiles / profiles.sum(1, keepdims=True), 3 * rng.lognormal(0, .3, n_genes)
     group = rng.integers(n_groups, size=n_cells)
-    def counts(at): return draw_with_dropout(rng, profiles, group[at], np.ones((1, n_genes)), np.zeros(len(at), int), .13 * n_genes * rng.lognormal(0, .35, len(at)), theta, .3)[1]
-    obs = pd.DataFrame(dict(group=pd.Categorical([f"g{i}" for i in group])), index=[f"cell_{i}" for i in range(n_cells)])
+    def counts(at):
+        return draw_with_dropout(rng, profiles, group[at], np.ones((1, n_genes)),
+            np.zeros(len(at), int), .13 * n_genes * rng.lognormal(0, .35, len(at)), theta, .3)[1]
+    obs = pd.DataFrame(dict(group=pd.Categorical([f"g{i}" for i in group])),
+        index=[f"cell_{i}" for i in range(n_cells)])
     first, *others = np.split(np.arange(n_cells), range(block, n_cells, block))
-    anndata.AnnData(counts(first), var=pd.DataFrame(index=[f"gene_{j}" for j in range(n_genes)])).write_h5ad(path)
+    anndata.AnnData(counts(first),
+        var=pd.DataFrame(index=[f"gene_{j}" for j in range(n_genes)])).write_h5ad(path)
     with h5py.File(path, "r+") as f:
         for at in others: anndata.io.sparse_dataset(f["X"]).append(counts(at))
         del f["obs"]
@@ -296,41 +398,71 @@ def _simulate_to(
 def _memory_table(t):
     "Peak memory and speed, one row per size."
     t = t.assign(way=t["model"] + ", " + t["where"])
-    return t.pivot(index=["n_cells", "file_mb"], columns="way", values=["peak_mb", "cells_per_second"]).sort_index().reset_index()
+    return t.pivot(index=["n_cells", "file_mb"], columns="way",
+        values=["peak_mb", "cells_per_second"]).sort_index().reset_index()
 
 def _by(*keys):
     "A function that makes a table of the mean, smallest and largest ARI."
-    def table(t): return t.groupby(list(keys), sort=True).agg(runs=("seed", "size"), pretrain_ari=("pretrain_ari", "mean"), ari=("ari", "mean"), ari_min=("ari", "min"), ari_max=("ari", "max")).reset_index()
+    def table(t):
+        return t.groupby(list(keys), sort=True).agg(runs=("seed", "size"),
+            pretrain_ari=("pretrain_ari", "mean"), ari=("ari", "mean"), ari_min=("ari", "min"),
+            ari_max=("ari", "max")).reset_index()
     return table
 
 def _auto_table(t):
     "k and ARI with nothing given, one row per data set."
-    return t.groupby("data", sort=False).agg(runs=("seed", "size"), types=("n_types", "first"), k=("k", "median"), k_min=("k", "min"), k_max=("k", "max"), ari=("ari", "mean"), ari_min=("ari", "min"), ari_max=("ari", "max"),
-        pca_leiden_ari=("pca_leiden_ari", "mean"), pca_leiden_k=("pca_leiden_k", "median"), explained=("explained", "mean"), returned=("returned", "mean"), seconds=("seconds", "median")).reset_index()
+    return t.groupby("data", sort=False).agg(runs=("seed", "size"), types=("n_types", "first"),
+        k=("k", "median"), k_min=("k", "min"), k_max=("k", "max"), ari=("ari", "mean"),
+        ari_min=("ari", "min"), ari_max=("ari", "max"), pca_leiden_ari=("pca_leiden_ari", "mean"),
+        pca_leiden_k=("pca_leiden_k", "median"), explained=("explained", "mean"),
+        returned=("returned", "mean"), seconds=("seconds", "median")).reset_index()
 
 def _means(*keys):
-    "A function that makes a table of means over seeds, with the smallest and largest of bound and ARI."
+    """A function that makes a table of means over seeds, with the smallest and largest of bound
+    and ARI."""
     def table(t):
         by = t.groupby(list(keys), sort=False)
-        ends = {f"{c}_{end}": by[c].agg(end) for c in ("elbo", "kmeans_ari", "leiden_ari") if c in t for end in ("min", "max")}
-        return by[[c for c in t.select_dtypes("number") if c not in (*keys, "seed")]].mean().assign(**ends, runs=by.size()).reset_index()
+        ends = {f"{c}_{end}": by[c].agg(end)
+            for c in ("elbo", "kmeans_ari", "leiden_ari") if c in t for end in ("min", "max")}
+        return by[[c for c in t.select_dtypes("number") if c not in (*keys, "seed")]].mean().assign(
+            **ends, runs=by.size()).reset_index()
     return table
 
 def _scalars(t): return t.drop(columns=["kind", "machine", "command", "seed"], errors="ignore")
 
-_TABLES |= dict(auto=_auto_table, unseen=_auto_table, settings=_scalars, howmany=_scalars, memory=_memory_table, **dict.fromkeys(_DENOISING, _scalars), **{g: _means(*runs[0]) for g, runs in (_VAES | _CONTRASTS | _GANS).items()}, models=_means("data", "model"), blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
+_TABLES |= dict(auto=_auto_table, unseen=_auto_table, settings=_scalars, howmany=_scalars,
+    memory=_memory_table, **dict.fromkeys(_DENOISING, _scalars), **{g: _means(*runs[0]) for g,
+        runs in (_VAES | _CONTRASTS | _GANS).items()}, models=_means("data", "model"),
+    blocks=_by("data", "where"), transfer=_by("data", "epochs", "start"))
 
 def line(r):
     "A record in one line."
-    if r["kind"] == "cluster": return f"{r['data']} seed {r['seed']}: ARI {r['ari']:.3f}, PCA + k-means {r['baseline']['pca_kmeans']['ari']:.3f}"
-    if r["kind"] in ("auto", "unseen"): return f"{r['data']} seed {r['seed']}: k = {r['k']}, ARI {r['ari']:.3f}, PCA + Leiden {r['pca_leiden_ari']:.3f} (k = {r['pca_leiden_k']})"
-    if r["kind"] == "settings": return f"{r['data']}: {', '.join(f'{s} {v:.2f} (ARI {ari:.2f})' for s, v, ari in zip(r['setting'], r['score'], r['ari']))}"
-    if r["kind"] == "howmany": return f"{len(r['runs'])} simulations: {sum(abs(x['product'] - x['true']) <= 1 for x in r['runs'])} within one"
-    if r["kind"] == "memory": return f"{r['data']} {r['model']} from {r['where']}: peak {r['peak_mb']:.0f} MB, {r['cells_per_second']:,} cells per second"
-    if r["kind"] == "models": return f"{r['data']} {r['model']} seed {r['seed']}: ARI {r['ari']:.3f} (k-means), {r['leiden_ari']:.3f} (Leiden); PCA {r['pca_kmeans_ari']:.3f}, {r['pca_leiden_ari']:.3f}"
-    if "leiden_ari" in r: return f"{' '.join(str(r[k]) for k in ('kind', *GRIDS[r['kind']][0]))} seed {r['seed']}: held-out ELBO {r['elbo']:.1f}, ARI {r['kmeans_ari']:.3f} (k-means), {r['leiden_ari']:.3f} (Leiden)"
+    if r["kind"] == "cluster":
+        return (f"{r['data']} seed {r['seed']}: ARI {r['ari']:.3f}, PCA + "
+            f"k-means {r['baseline']['pca_kmeans']['ari']:.3f}")
+    if r["kind"] in ("auto", "unseen"):
+        return (f"{r['data']} seed {r['seed']}: k = {r['k']}, ARI {r['ari']:.3f}, PCA + "
+            f"Leiden {r['pca_leiden_ari']:.3f} (k = {r['pca_leiden_k']})")
+    if r["kind"] == "settings":
+        return f"{r['data']}: {', '.join(f'{s} {v:.2f} (ARI {ari:.2f})' for s, v, ari in zip(r['setting'], r['score'], r['ari']))}"
+    if r["kind"] == "howmany":
+        return (f"{len(r['runs'])} simulations: "
+            f"{sum(abs(x['product'] - x['true']) <= 1 for x in r['runs'])} within one")
+    if r["kind"] == "memory":
+        return (f"{r['data']} {r['model']} from {r['where']}: peak {r['peak_mb']:.0f} "
+            f"MB, {r['cells_per_second']:,} cells per second")
+    if r["kind"] == "models":
+        return (f"{r['data']} {r['model']} seed "
+            f"{r['seed']}: ARI {r['ari']:.3f} (k-means), {r['leiden_ari']:.3f} (Leiden); PCA "
+            f"{r['pca_kmeans_ari']:.3f}, {r['pca_leiden_ari']:.3f}")
+    if "leiden_ari" in r:
+        return (f"{' '.join(str(r[k]) for k in ('kind', *GRIDS[r['kind']][0]))} seed {r['seed']}: "
+            f"held-out ELBO {r['elbo']:.1f}, ARI {r['kmeans_ari']:.3f} (k-means), "
+            f"{r['leiden_ari']:.3f} (Leiden)")
     if "ari" not in r: return f"{r['kind']} {r['data']} seed {r['seed']}: done"
-    return f"{r['kind']} {r['data']} {r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed {r['seed']}: ARI {r['ari']:.3f}"
+    return (f"{r['kind']} {r['data']} "
+        f"{r.get('where') or r['start'] + ' ' + str(r['epochs']) + ' epochs'} seed "
+        f"{r['seed']}: ARI {r['ari']:.3f}")
 
 # %% ../../nbs/studies/runner.ipynb #6091bcd1
 def to_make(grid, runs, results_dir=None, method="scdeepcluster", overwrite=False):
@@ -342,15 +474,18 @@ def outlook(runs, todo): # runs from `plan`, names from `to_make`
     "One line: runs in all, runs to make, and how long by the stored ones."
     took = [r["seconds"] for r in map(_stored, todo) if r and r.get("seconds")]
     minutes = max(1, round(len(todo) * float(np.mean(took)) / 60)) if took else 0
-    about = f", about {minutes} minute{'s' * (minutes > 1)} of one processor by those that are stored" if minutes else ""
+    about = (f", about {minutes} minute{'s' * (minutes > 1)} of one processor by "
+        f"those that are stored" if minutes else "")
     return f"{len(runs)} run{'s' * (len(runs) > 1)}, {len(todo)} to make{about}"
 
 def lacking(todo): # names from `to_make`
     "Lines about environments of their own that these runs need and that are not here."
     from scnb.studies.peers import environment_python
     peers, magic = [n for n in todo if "scvi" in n], [n for n in todo if n.startswith("mcv-")]
-    if peers and not environment_python("peers"): yield f"{len(peers)} of them need scvi-tools: `make bench-peers` makes its environment"
-    if magic and not environment_python("magic"): yield "MAGIC is left out: `make bench-magic` makes its environment"
+    if peers and not environment_python("peers"):
+        yield f"{len(peers)} of them need scvi-tools: `make bench-peers` makes its environment"
+    if magic and not environment_python("magic"):
+        yield "MAGIC is left out: `make bench-magic` makes its environment"
 
 def _stored(name):
     "The stored record in the file of this name; None if there is none."
@@ -358,30 +493,40 @@ def _stored(name):
     return json.loads(file.read_text()) if file.exists() else None
 
 # %% ../../nbs/studies/runner.ipynb #23046b18
-_VARIES = {"seconds", "epoch_seconds", "peak_mb", "base_mb", "cells_per_second", "machine", "threads", "versions", "version", "command", "params"}       # not the same twice
+# not the same twice
+_VARIES = {"seconds", "epoch_seconds", "peak_mb", "base_mb", "cells_per_second", "machine",
+    "threads", "versions", "version", "command", "params"}
 
 def beside_stored(record, name): # `name`: of its file
-    "A record beside the stored one of that name: what differs, in one line; empty if there is none."
+    """A record beside the stored one of that name: what differs, in one line; empty if there is
+    none."""
     if (stored := _stored(name)) is None: return ""
     differ = [k for k in record if k in stored and k not in _VARIES and record[k] != stored[k]]
     if not differ: return "the same as the stored one, to the last bit"
-    scores = [f"{k} {record[k]:.4g} (stored {stored[k]:.4g})" for k in differ if isinstance(record[k], (int, float)) and isinstance(stored[k], (int, float))]
+    scores = [f"{k} {record[k]:.4g} (stored {stored[k]:.4g})" for k in differ
+        if isinstance(record[k], (int, float)) and isinstance(stored[k], (int, float))]
     return f"not the stored one: {', '.join(scores[:3] or differ[:3])}{_why(record, stored)}"
 
 def _why(record, stored):
     "What was different about the run: data, threads, versions."
-    data = "; on other counts (data_hash differs)" if len({r.get("data_hash") for r in (record, stored)} - {None}) > 1 else ""
+    data = ("; on other counts (data_hash differs)"
+        if len({r.get("data_hash") for r in (record, stored)} - {None}) > 1 else "")
     n, was = record.get("threads", 1), stored.get("threads", 1)
-    threads = f"; with {n} threads, not {was}: OMP_NUM_THREADS={was} NUMBA_NUM_THREADS={was} makes it so" if n != was else ""
-    return data + threads + (f"; with other versions: {other}" if (other := _other_versions(stored, record.get("versions", {}))) else "")
+    threads = (f"; with {n} threads, not {was}: "
+        f"OMP_NUM_THREADS={was} NUMBA_NUM_THREADS={was} makes it so" if n != was else "")
+    return data + threads + (f"; with other versions: {other}"
+        if (other := _other_versions(stored, record.get("versions", {}))) else "")
 
 def _other_versions(stored, now):
     "Where the versions of a stored record are not those of `now`."
-    return ", ".join(f"{k} {v} (stored {stored['versions'][k]})" for k, v in now.items() if stored.get("versions", {}).get(k, v) != v)
+    return ", ".join(f"{k} {v} (stored {stored['versions'][k]})" for k,
+        v in now.items() if stored.get("versions", {}).get(k, v) != v)
 
 def aged(stored):
-    "Of a record that is read and not made again: what has been replaced since then; empty if nothing has."
-    return f"made with other versions: {other}" if (other := _other_versions(stored, versions())) else ""
+    """Of a record that is read and not made again: what has been replaced since then; empty if
+    nothing has."""
+    return (f"made with other versions: {other}"
+        if (other := _other_versions(stored, versions())) else "")
 
 # %% ../../nbs/studies/runner.ipynb #4a3c13e0
 def measure_memory(params, work):
@@ -397,9 +542,13 @@ def measure_memory(params, work):
     model = DCA() if params["model"] == "dca" else ScDeepCluster(n_clusters=8, finetune_epochs=1)
     model._callbacks = [clock := EpochTimer()]
     estimate = memory_estimate(adata, n_top_genes=None, baseline=False).total
-    model.fit(adata, max_epochs=2, validation=0., early_stopping=False, seed=params["seed"], device="cpu", progress=False)
-    return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1]) if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1), base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
-                cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)), seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
+    model.fit(adata, max_epochs=2, validation=0., early_stopping=False,
+        seed=params["seed"], device="cpu", progress=False)
+    return dict(n_cells=adata.n_obs, n_genes=adata.n_vars, nnz=int(adata.X.group["indptr"][-1])
+        if adata.isbacked else int(adata.X.nnz), file_mb=round(path.stat().st_size / 2**20, 1),
+        base_mb=base, peak_mb=peak_mb(), estimate_mb=round(estimate / 2**20, 1),
+        cells_per_second=round(clock.rate(next(iter(clock.times)), adata.n_obs)),
+        seconds=round(time.perf_counter() - start, 1), threads=torch.get_num_threads())
 
 # %% ../../nbs/studies/runner.ipynb #34b48039
 def measure_blocks(params, work):
@@ -407,7 +556,8 @@ def measure_blocks(params, work):
     import anndata
     from scnb import data
     from scnb.scdeepcluster import ScDeepCluster
-    name, key = params["data"], "group" if params["data"] == "sim3k" else REGISTRY[params["data"]]["label"]
+    name, key = (params["data"],
+        "group" if params["data"] == "sim3k" else REGISTRY[params["data"]]["label"])
     path = Path(work)/f"{name}.h5ad"
     if name in REGISTRY and not path.exists():
         a = data.load(name)
@@ -415,9 +565,12 @@ def measure_blocks(params, work):
     adata = anndata.read_h5ad(path, backed="r" if params["where"] == "disk" else None)
     data.DiskBatches.ahead = 512
     k = int(adata.obs[key].nunique())
-    model = ScDeepCluster(n_clusters=k, finetune_epochs=10).fit(adata, max_epochs=40, seed=params["seed"], device="cpu", progress=False)
+    model = ScDeepCluster(n_clusters=k, finetune_epochs=10).fit(adata, max_epochs=40,
+        seed=params["seed"], device="cpu", progress=False)
     stages = model.score_stages(adata.obs[key])
-    return dict(n_cells=adata.n_obs, n_clusters=k, pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
+    return dict(n_cells=adata.n_obs, n_clusters=k,
+        pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]),
+        ari=float(stages.ari[stages.chosen].item()))
 
 # %% ../../nbs/studies/runner.ipynb #10d002ea
 _REFERENCE = "kang18_ctrl"
@@ -426,7 +579,8 @@ def make_reference(name, folder, epochs=20):
     "A model trained on data set `name`, saved to `folder`."
     from scnb.registry import load
     from scnb.scdeepcluster import ScDeepCluster
-    ScDeepCluster(n_clusters=8, finetune_epochs=0).fit(load(name), max_epochs=epochs, device="cpu", progress=False).save(folder)
+    ScDeepCluster(n_clusters=8, finetune_epochs=0).fit(load(name), max_epochs=epochs,
+        device="cpu", progress=False).save(folder)
 
 def measure_transfer(params, work):
     "Cluster from scratch, or from a reference model: ARI after so many epochs."
@@ -440,14 +594,19 @@ def measure_transfer(params, work):
     if start != "scratch": other = fitted_model(Path(work)/_REFERENCE)
     if start == "scratch_same_genes": adata = new._prepared(adata, None, other)
     elif start != "scratch": extra = dict(init_from=other)
-    model = new.fit(adata, max_epochs=params["epochs"], seed=params["seed"], device="cpu", progress=False, **extra)
+    model = new.fit(adata, max_epochs=params["epochs"], seed=params["seed"],
+        device="cpu", progress=False, **extra)
     stages = model.score_stages(adata.obs[key])
-    return dict(n_cells=adata.n_obs, n_genes=model.n_features_in_, n_clusters=k, matched=(model.transfer_ or {}).get("matched"), loss=float(model.history_.loss[model.history_.stage == "pretrain"].iloc[-1]),
-                pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]), ari=float(stages.ari[stages.chosen].item()))
+    return dict(n_cells=adata.n_obs, n_genes=model.n_features_in_, n_clusters=k,
+        matched=(model.transfer_ or {}).get("matched"),
+        loss=float(model.history_.loss[model.history_.stage == "pretrain"].iloc[-1]),
+        pretrain_ari=float(stages.ari[stages.stage == "pretrain"].iloc[-1]),
+        ari=float(stages.ari[stages.chosen].item()))
 
 # %% ../../nbs/studies/runner.ipynb #7e8096e0
 def measure_models(params, work):
-    "A model that only embeds: ARI of k-means and of Leiden in its space, beside the same in the space of principal components."
+    """A model that only embeds: ARI of k-means and of Leiden in its space, beside the same in
+    the space of principal components."""
     from scnb.data import preprocess
     warnings.simplefilter("ignore")
     adata, name, key = _open_data(params["data"])
@@ -463,8 +622,10 @@ def measure_models(params, work):
         z = model.transform(seen)
     base = baseline(adata, k, label_key=key, seed=seed)
     given, free = (partition(z, adata, n, seed=seed) for n in (k, None))
-    return dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_clusters=k) | told | dict(**cluster_scores(labels, given), leiden_ari=cluster_scores(labels, free)["ari"], leiden_k=len(set(free)),
-                **{f"{m}_ari": b["ari"] for m, b in base.items()}, pca_leiden_k=int(base["pca_leiden"]["n_clusters"]))
+    return dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_clusters=k) | told | dict(
+        **cluster_scores(labels, given), leiden_ari=cluster_scores(labels, free)["ari"],
+        leiden_k=len(set(free)), **{f"{m}_ari": b["ari"] for m, b in base.items()},
+        pca_leiden_k=int(base["pca_leiden"]["n_clusters"]))
 
 # %% ../../nbs/studies/runner.ipynb #c3175da9
 def measure_auto(params, work):
@@ -475,16 +636,22 @@ def measure_auto(params, work):
     labels = adata.obs[key]
     run = cluster(adata, seed=params["seed"], device="cpu", progress=False)
     m, leiden = run.metrics(labels), run.baseline["pca_leiden"]
-    row = run.model.granularity_.set_index("k").loc[run.n_clusters] if run.n_clusters > 1 else dict(explained=0., returned=0., score=0.)
-    return dict(n_cells=adata.n_obs, n_types=int(labels.nunique()), k=run.n_clusters, runner_up=run.model.runner_up_, finest=run.model.finest_, **{c: float(row[c]) for c in ("explained", "returned", "score")},
-                ari=m["ari"], nmi=m["nmi"], pca_leiden_ari=m["baseline"]["pca_leiden"]["ari"], pca_leiden_k=int(leiden["n_clusters"]), stages=m["stages"], seconds=m["seconds"], peak_mb=m["peak_mb"],
-                accuracy=[round(float(v), 4) for v in accuracy_by_stability(labels.to_numpy(), run.codes, run.model.stability_)["accuracy"]])
+    row = (run.model.granularity_.set_index("k").loc[run.n_clusters] if run.n_clusters > 1
+        else dict(explained=0., returned=0., score=0.))
+    return dict(n_cells=adata.n_obs, n_types=int(labels.nunique()), k=run.n_clusters,
+        runner_up=run.model.runner_up_, finest=run.model.finest_,
+        **{c: float(row[c]) for c in ("explained", "returned", "score")},
+        ari=m["ari"], nmi=m["nmi"], pca_leiden_ari=m["baseline"]["pca_leiden"]["ari"],
+        pca_leiden_k=int(leiden["n_clusters"]), stages=m["stages"], seconds=m["seconds"],
+        peak_mb=m["peak_mb"], accuracy=[round(float(v), 4) for v in accuracy_by_stability(
+                labels.to_numpy(), run.codes, run.model.stability_)["accuracy"]])
 
 def measure_howmany(params, work):
     "Rules for the number of clusters on simulations."
     from scnb.cluster_number import right_of, study
     runs = study()
-    return dict(runs=runs) | {f"{rule}_right": float(v) for rule, v in right_of(runs).mean().items()}
+    return dict(runs=runs) | {f"{rule}_right": float(v) for rule,
+        v in right_of(runs).mean().items()}
 
 # %% ../../nbs/studies/runner.ipynb #472996dd
 def measure_settings(params, work):
@@ -494,11 +661,16 @@ def measure_settings(params, work):
     from scnb.counts import counts_of
     from scnb.cluster_number import compare_settings, consensus_labels, embed_pca
     adata, name, key = _open_data(params["data"])
-    some = prepared(adata, n_top_genes=2000 if adata.n_vars > 2500 else adata.n_vars // 4)      # files that hold variable genes only: a quarter of them
+    # files that hold variable genes only: a quarter of them
+    some = prepared(adata, n_top_genes=2000 if adata.n_vars > 2500 else adata.n_vars // 4)
     genes = Recipe.of(some).match(some)
-    ways = {f"{g}, {s}": partial(embed_pca, genes=i, scale=s == "scaled") for g, i in (("variable", genes), ("all", None)) for s in ("scaled", "not scaled")}
+    ways = {f"{g}, {s}": partial(embed_pca, genes=i, scale=s == "scaled") for g,
+        i in (("variable", genes), ("all", None)) for s in ("scaled", "not scaled")}
     found = compare_settings(counts_of(adata), ways, seed=params["seed"])
-    ari = [cluster_scores(adata.obs[key], consensus_labels(g.partitions(g.k))[0])["ari"] for g in found.values()]
+    ari = [cluster_scores(adata.obs[key], consensus_labels(g.partitions(g.k))[0])["ari"]
+        for g in found.values()]
     score = [float(g.table.score.max()) for g in found.values()]
     own = list(found).index("variable, scaled")
-    return dict(best=next(iter(found)), ari_best=ari[0], ari_default=ari[own], ari_mean=float(np.mean(ari)), setting=list(found), k=[g.k for g in found.values()], score=score, ari=ari)
+    return dict(best=next(iter(found)),
+        ari_best=ari[0], ari_default=ari[own], ari_mean=float(np.mean(ari)), setting=list(found),
+        k=[g.k for g in found.values()], score=score, ari=ari)

@@ -50,7 +50,8 @@ def _side_by_side(
 def _plain_zinb(x, mu, theta, pi, eps=1e-10):
     "ZINB negative log-likelihood as in DCA and scDeepCluster: mean over entries"
     t1 = torch.lgamma(theta + eps) + torch.lgamma(x + 1) - torch.lgamma(x + theta + eps)
-    t2 = (theta + x) * torch.log(1 + mu / (theta + eps)) + x * (torch.log(theta + eps) - torch.log(mu + eps))
+    t2 = (theta + x) * torch.log(1 + mu / (theta + eps)) + x * (
+        torch.log(theta + eps) - torch.log(mu + eps))
     positive = t1 + t2 - torch.log(1 - pi + eps)
     zero = -torch.log(pi + (1 - pi) * torch.pow(theta / (theta + mu + eps), theta) + eps)
     return torch.where(x < 1e-8, zero, positive).mean()
@@ -58,18 +59,22 @@ def _plain_zinb(x, mu, theta, pi, eps=1e-10):
 # %% ../../nbs/studies/speed.ipynb #40ecf7e4
 def _scvi_zinb(x, mu, theta, pi_logits, eps=1e-8):
     "ZINB negative log-likelihood as in scvi-tools: mean over entries"
-    soft, log_theta, log_both = nn.functional.softplus(-pi_logits), torch.log(theta + eps), torch.log(theta + mu + eps)
+    soft, log_theta, log_both = (nn.functional.softplus(-pi_logits),
+        torch.log(theta + eps), torch.log(theta + mu + eps))
     at_zero = -pi_logits + theta * (log_theta - log_both)
     zero = (x < eps).float() * (nn.functional.softplus(at_zero) - soft)
-    positive = -soft + at_zero + x * (torch.log(mu + eps) - log_both) + torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    positive = -soft + at_zero + x * (torch.log(mu + eps) - log_both) + torch.lgamma(
+        x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
     return -(zero + (x > eps).float() * positive).mean()
 
 # %% ../../nbs/studies/speed.ipynb #0d57a514
 def _made_up(cells, genes, nonzero, seed=0):
     "Counts of which a share `nonzero` is not zero, log_mu, log_theta (genes,) and logits"
     g = torch.Generator().manual_seed(seed)
-    x = torch.poisson(torch.exp(torch.randn(cells, genes, generator=g)), generator=g).clamp(min=1) * (torch.rand(cells, genes, generator=g) < nonzero)
-    return x, torch.randn(cells, genes, generator=g), torch.randn(genes, generator=g), torch.randn(cells, genes, generator=g)
+    x = torch.poisson(torch.exp(torch.randn(cells, genes, generator=g)),
+        generator=g).clamp(min=1) * (torch.rand(cells, genes, generator=g) < nonzero)
+    return (x, torch.randn(cells, genes, generator=g), torch.randn(genes, generator=g),
+        torch.randn(cells, genes, generator=g))
 
 # %% ../../nbs/studies/speed.ipynb #e2e0dad0
 def _forward_backward(loss, x, *params):
@@ -88,25 +93,31 @@ def _likelihood_calls(cells, genes, nonzero):
         warnings.filterwarnings("ignore", "Sparse")
         sparse = x.to_sparse_csr()
     mu, theta = a.exp(), b.exp()
-    return {"fused": _forward_backward(lambda x, *p: losses.zinb_nll(x, *p, backend="fused"), sparse, a, b, l),
-            "fused NB": _forward_backward(lambda x, *p: losses.nb_nll(x, *p, backend="fused"), sparse, a, b),
-            "fused Poisson": _forward_backward(lambda x, p: losses.poisson_nll(x, p, backend="fused"), sparse, a),
-            "fused, dense counts": _forward_backward(lambda x, *p: losses.zinb_nll(x, *p, backend="fused"), x, a, b, l),
-            "fused, theta per entry": _forward_backward(lambda x, *p: losses.zinb_nll(x, *p, backend="fused"), sparse, a, b.expand(x.shape), l),
-            "reference (float64)": _forward_backward(lambda x, *p: losses.zinb_nll(x, *p, backend="reference"), x, a, b, l),
-            "plain": _forward_backward(_plain_zinb, x, mu, theta, l.sigmoid()),
-            "scvi-tools": _forward_backward(_scvi_zinb, x, mu, theta, l)}
+    return {"fused": _forward_backward(lambda x, *p: losses.zinb_nll(x, *p, backend="fused"),
+            sparse, a, b, l), "fused NB": _forward_backward(lambda x,
+            *p: losses.nb_nll(x, *p, backend="fused"), sparse, a, b),
+        "fused Poisson": _forward_backward(lambda x, p: losses.poisson_nll(x, p, backend="fused"),
+            sparse, a), "fused, dense counts": _forward_backward(lambda x, *p: losses.zinb_nll(x,
+                *p, backend="fused"), x, a, b, l), "fused, theta per entry": _forward_backward(
+            lambda x, *p: losses.zinb_nll(x, *p, backend="fused"), sparse, a, b.expand(x.shape), l),
+        "reference (float64)": _forward_backward(lambda x, *p: losses.zinb_nll(x, *p,
+                backend="reference"), x, a, b, l), "plain": _forward_backward(_plain_zinb, x, mu,
+            theta, l.sigmoid()), "scvi-tools": _forward_backward(_scvi_zinb, x, mu, theta, l)}
 
 # %% ../../nbs/studies/speed.ipynb #5ca34372
 def _likelihood_speed(
-    sizes=((128, 2000, .1), (128, 2000, .02), (128, 2000, .6), (4, 2000, .1), (256, 2000, .1), (256, 13488, .014)), # cells, genes, share of non-zeros
+    # cells, genes, share of non-zeros
+    sizes=((128, 2000, .1), (128, 2000, .02), (128, 2000, .6), (4, 2000, .1),
+        (256, 2000, .1), (256, 13488, .014)),
     rounds=15,
 )->list: # rows: cells, genes, nonzero, contestant, ns per entry
     "What a count likelihood costs per entry, forward and backward."
     rows = []
     for cells, genes, nonzero in sizes:
-        times = _side_by_side(_likelihood_calls(cells, genes, nonzero), rounds, calls=max(1, 10**6 // (cells * genes)))
-        rows += [dict(cells=cells, genes=genes, nonzero=nonzero, contestant=k, ns=float(np.median(v)) / (cells * genes) * 1e9) for k, v in times.items()]
+        times = _side_by_side(_likelihood_calls(cells, genes, nonzero), rounds,
+            calls=max(1, 10**6 // (cells * genes)))
+        rows += [dict(cells=cells, genes=genes, nonzero=nonzero, contestant=k,
+                ns=float(np.median(v)) / (cells * genes) * 1e9) for k, v in times.items()]
     return rows
 
 # %% ../../nbs/studies/speed.ipynb #f4364c94
@@ -121,7 +132,8 @@ def _our_loop(
     data = batches(view, batch_size=_BATCH, seed=seed)
     torch.manual_seed(seed)
     net = CountAutoencoder(data.n_genes, _DIMS, "zinb", "gene", "batch", input_noise=_NOISE)
-    return Loop(CountTask(net), data, max_epochs=10**9, fabric=make_fabric("cpu", precision=precision))
+    return Loop(CountTask(net), data, max_epochs=10**9,
+        fabric=make_fabric("cpu", precision=precision))
 
 # %% ../../nbs/studies/speed.ipynb #9881d769
 class _PlainNet(nn.Module):
@@ -132,7 +144,8 @@ class _PlainNet(nn.Module):
         a, b, c = _DIMS
         self.encoder = nn.Sequential(*block(n_genes, a), *block(a, b), nn.Linear(b, c))
         self.decoder = nn.Sequential(*block(c, b), *block(b, a))
-        self.mean, self.dropout, self.log_theta = nn.Linear(a, n_genes), nn.Linear(a, n_genes), nn.Parameter(torch.zeros(n_genes))
+        self.mean, self.dropout, self.log_theta = (nn.Linear(a, n_genes), nn.Linear(a, n_genes),
+            nn.Parameter(torch.zeros(n_genes)))
     def forward(self, x, size_factor):
         h = self.decoder(self.encoder(x + _NOISE * torch.randn_like(x)))
         mu = self.mean(h).exp().clamp(1e-5, 1e6) * size_factor[:, None]
@@ -144,7 +157,8 @@ def _plain_start(view):
     whole = next(iter(batches(view, batch_size=len(view), shuffle=False)))
     dense = torch.utils.data.TensorDataset(whole.x, whole.counts.to_dense(), whole.size_factor)
     net = _PlainNet(whole.x.shape[1])
-    return torch.utils.data.DataLoader(dense, batch_size=_BATCH, shuffle=True, drop_last=len(dense) % _BATCH == 1), net, torch.optim.Adam(net.parameters(), amsgrad=True)
+    return torch.utils.data.DataLoader(dense, batch_size=_BATCH, shuffle=True,
+        drop_last=len(dense) % _BATCH == 1), net, torch.optim.Adam(net.parameters(), amsgrad=True)
 
 def _plain_epoch(view):
     "A function that trains the plain network for one epoch and returns its last loss"
@@ -167,10 +181,12 @@ def _epoch_speed(
 )->list: # rows: contestant, seconds per epoch, cells per second
     "An epoch of pretraining, by us and by plain PyTorch"
     with torch.random.fork_rng():
-        contestants = {"float32": _our_loop(view).one_epoch, "bf16-mixed": _our_loop(view, "bf16-mixed").one_epoch, "plain": _plain_epoch(view)}
+        contestants = {"float32": _our_loop(view).one_epoch,
+            "bf16-mixed": _our_loop(view, "bf16-mixed").one_epoch, "plain": _plain_epoch(view)}
         times = _side_by_side(contestants, rounds)
     n_cells = int(view.obs["scnb_keep"].sum())
-    return [dict(genes=batches(view).n_genes, contestant=k, seconds=float(np.median(v)), cells_per_second=n_cells / float(np.median(v))) for k, v in times.items()]
+    return [dict(genes=batches(view).n_genes, contestant=k, seconds=float(np.median(v)),
+            cells_per_second=n_cells / float(np.median(v))) for k, v in times.items()]
 
 # %% ../../nbs/studies/speed.ipynb #03e87591
 _PARTS = ("minibatch", "forward", "loss", "backward", "clip", "optimizer")
@@ -217,22 +233,27 @@ def _plain_parts(view, epochs=2):
 
 # %% ../../nbs/studies/speed.ipynb #3c0764ac
 def _step_parts(view, rounds=3)->list: # rows: genes, contestant, part, ms (median over steps)
-    "Where the time of a step goes; the contestants take turns, an epoch each (the first step of which is a warm-up)."
-    contestants = {"plain": _plain_parts, "float32": _our_parts, "bf16-mixed": lambda view, epochs: _our_parts(view, "bf16-mixed", epochs)}
+    """Where the time of a step goes; the contestants take turns, an epoch each (the first step
+    of which is a warm-up)."""
+    contestants = {"plain": _plain_parts, "float32": _our_parts, "bf16-mixed": lambda view,
+        epochs: _our_parts(view, "bf16-mixed", epochs)}
     laps = {k: {part: [] for part in _PARTS} for k in contestants}
     with torch.random.fork_rng():
         for _ in range(rounds):
             for k, f in contestants.items():
                 for part, times in f(view, epochs=1).items(): laps[k][part] += times[1:] or times
     genes = batches(view).n_genes
-    return [dict(genes=genes, contestant=k, part=part, ms=float(np.median(v[part])) * 1e3) for k, v in laps.items() for part in _PARTS]
+    return [dict(genes=genes, contestant=k, part=part, ms=float(np.median(v[part])) * 1e3) for k,
+        v in laps.items() for part in _PARTS]
 
 # %% ../../nbs/studies/speed.ipynb #be737a0f
 def _product_calls(net, cells, dtype=torch.float32):
-    "A function that does all matrix products of a step and nothing else, and their number of operations"
+    """A function that does all matrix products of a step and nothing else, and their number of
+    operations"""
     jobs = []
     for i, m in enumerate(m for m in net.modules() if isinstance(m, nn.Linear)):
-        x, w, g = (torch.randn(s).to(dtype) for s in ((cells, m.in_features), m.weight.shape, (cells, m.out_features)))
+        x, w, g = (torch.randn(s).to(dtype)
+            for s in ((cells, m.in_features), m.weight.shape, (cells, m.out_features)))
         jobs += [(x, w.T), (g.T, x)] + ([(g, w)] if i else [])
     outs = [torch.empty(a.shape[0], b.shape[1], dtype=dtype) for a, b in jobs]
     def call():
@@ -246,15 +267,19 @@ def _moments_call(net):
 
 # %% ../../nbs/studies/speed.ipynb #455082d7
 def floor(view, rounds=15)->dict: # ms of a step and of its floor; GFLOP of a step
-    "What a step costs, and what products and one pass over the optimizer's moments would cost alone."
+    """What a step costs, and what products and one pass over the optimizer's moments would cost
+    alone."""
     loops = {"step": _our_loop(view), "bf16 step": _our_loop(view, "bf16-mixed")}
     batch = next(iter(loops["step"].batches))
     for loop in loops.values(): loop.net.train()
     net = loops["step"].task.module
     products, flop = _product_calls(net, _BATCH)
-    contestants = {k: lambda loop=loop: loop.one_step(batch) for k, loop in loops.items()} | {"products": products, "bf16 products": _product_calls(net, _BATCH, torch.bfloat16)[0], "moments": _moments_call(net)}
+    contestants = {k: lambda loop=loop: loop.one_step(batch) for k, loop in loops.items()} | {
+        "products": products, "bf16 products": _product_calls(net, _BATCH, torch.bfloat16)[0],
+        "moments": _moments_call(net)}
     with torch.random.fork_rng(): times = _side_by_side(contestants, rounds)
-    return dict(genes=loops["step"].batches.n_genes, gflop=flop / 1e9) | {f"{k} ms": float(np.median(v)) * 1e3 for k, v in times.items()}
+    return dict(genes=loops["step"].batches.n_genes,
+        gflop=flop / 1e9) | {f"{k} ms": float(np.median(v)) * 1e3 for k, v in times.items()}
 
 # %% ../../nbs/studies/speed.ipynb #8e09470f
 def _repeated(cells, genes, seed=0):
@@ -262,7 +287,8 @@ def _repeated(cells, genes, seed=0):
     import anndata as ad
     import scipy.sparse as sp
     block = simulate(n_cells=min(cells, 4000), n_genes=genes, n_groups=8, seed=seed).X
-    X = sp.vstack([sp.csr_matrix(block)] * (cells // block.shape[0]), format="csr", dtype=np.float32)
+    X = sp.vstack([sp.csr_matrix(block)] * (cells // block.shape[0]),
+        format="csr", dtype=np.float32)
     return ad.AnnData(X, obs=pd.DataFrame(index=[f"cell_{i}" for i in range(X.shape[0])]))
 
 def one_size(cells, genes)->dict:
@@ -275,31 +301,44 @@ def one_size(cells, genes)->dict:
     warm = time.perf_counter()
     loop.one_epoch()
     done = time.perf_counter()
-    return dict(cells=loop.batches.n_cells, genes=loop.batches.n_genes, nonzero=adata.X.nnz / np.prod(adata.shape), data_mb=adata.X.nnz * 8 / 2**20, before_mb=before, peak_mb=peak_mb(),
-                prepare=ready - start, epoch=done - warm, cells_per_second=loop.batches.n_cells / (done - warm))
+    return dict(cells=loop.batches.n_cells, genes=loop.batches.n_genes,
+        nonzero=adata.X.nnz / np.prod(adata.shape), data_mb=adata.X.nnz * 8 / 2**20,
+        before_mb=before, peak_mb=peak_mb(), prepare=ready - start, epoch=done - warm,
+        cells_per_second=loop.batches.n_cells / (done - warm))
 
 # %% ../../nbs/studies/speed.ipynb #a0d4924d
-def growth(sizes=((4000, 2000), (16000, 2000), (64000, 2000), (256000, 2000), (4000, 1000), (4000, 4000), (4000, 8000), (4000, 16000)))->list:
+def growth(sizes=((4000, 2000), (16000, 2000), (64000, 2000), (256000, 2000), (4000, 1000),
+            (4000, 4000), (4000, 8000), (4000, 16000)))->list:
     "Time and memory of an epoch for growing numbers of cells and genes."
-    return [in_fresh_process(c, g, function="one_size", module="scnb.studies.speed") for c, g in sizes]
+    return [in_fresh_process(c, g, function="one_size", module="scnb.studies.speed")
+        for c, g in sizes]
 
 # %% ../../nbs/studies/speed.ipynb #5fca1a89
-_START = {"import torch, scanpy": "import torch, scanpy", "import scnb.scdeepcluster": "import scnb.scdeepcluster", "scnb --help": "import sys; sys.argv = ['scnb', '--help']; from scnb.cli import app; app()"}
-_FIRST = "import torch, time; from scnb.losses import zinb_nll; a = torch.zeros(20, 30, requires_grad=True); t = time.perf_counter(); zinb_nll(torch.ones(20, 30), a, torch.zeros(30), a, backend='fused').backward(); print(time.perf_counter() - t)"
+_START = {"import torch, scanpy": "import torch, scanpy",
+    "import scnb.scdeepcluster": "import scnb.scdeepcluster",
+    "scnb --help": "import sys; sys.argv = ['scnb', '--help']; from scnb.cli import app; app()"}
+_FIRST = ("import torch, time; from scnb.losses import zinb_nll; a "
+    "= torch.zeros(20, 30, requires_grad=True); t = time.perf_counter(); zinb_nll(torch.ones(20, "
+    "30), a, torch.zeros(30), a, backend='fused').backward(); print(time.perf_counter() - t)")
 
 def _start_speed(rounds=5)->dict: # seconds
     "What starting costs: imports, help, and the first call of a kernel without and with its cache."
-    def python(code): return lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    seconds = {k: float(np.median(v)) for k, v in _side_by_side({k: python(c) for k, c in _START.items()}, rounds).items()}
+    def python(code):
+        return lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    seconds = {k: float(np.median(v)) for k,
+        v in _side_by_side({k: python(c) for k, c in _START.items()}, rounds).items()}
     with tempfile.TemporaryDirectory() as d:
-        first, *later = [float(subprocess.run([sys.executable, "-c", _FIRST], env=os.environ | dict(NUMBA_CACHE_DIR=d), capture_output=True, text=True, check=True).stdout) for _ in range(1 + rounds)]
+        first, *later = [float(subprocess.run([sys.executable, "-c", _FIRST], env=os.environ
+                    | dict(NUMBA_CACHE_DIR=d), capture_output=True, text=True, check=True).stdout)
+            for _ in range(1 + rounds)]
     return seconds | {"first call ever": first, "first call of a process": float(np.median(later))}
 
 # %% ../../nbs/studies/speed.ipynb #44cd564d
 def fitted_labels(name, k, seed, backend, precision, kw)->list:
     "Clusters of a named data set, in this process"
     from scnb.scdeepcluster import ScDeepCluster
-    return ScDeepCluster(n_clusters=k, backend=backend).fit_predict(load(name), seed=seed, precision=precision, progress=False, **kw).tolist()
+    return ScDeepCluster(n_clusters=k, backend=backend).fit_predict(load(name), seed=seed,
+        precision=precision, progress=False, **kw).tolist()
 
 def _same_scores(
     name="worm_neuron", k=10, seeds=3, # data set, number of clusters, seeds 0 to seeds - 1
@@ -308,11 +347,14 @@ def _same_scores(
     "Fits that differ in backend or precision only."
     from scnb.metrics import cluster_scores
     truth, rows, base = load(name).obs["cell_type"], [], {}
-    for backend, precision, n in (("fused", "32-true", seeds), ("fused", "bf16-mixed", seeds), ("reference", "32-true", 1)):
+    for backend, precision, n in (("fused", "32-true", seeds),
+            ("fused", "bf16-mixed", seeds), ("reference", "32-true", 1)):
         for seed in range(n):
-            labels = in_fresh_process(name, k, seed, backend, precision, kw, function="fitted_labels", module="scnb.studies.speed")
+            labels = in_fresh_process(name, k, seed, backend, precision, kw,
+                function="fitted_labels", module="scnb.studies.speed")
             base.setdefault(seed, labels)
-            rows.append(dict(backend=backend, precision=precision, seed=seed, ari=cluster_scores(truth, labels)["ari"], agreement=cluster_scores(base[seed], labels)["ari"]))
+            rows.append(dict(backend=backend, precision=precision, seed=seed, ari=cluster_scores(
+                        truth, labels)["ari"], agreement=cluster_scores(base[seed], labels)["ari"]))
     return rows
 
 # %% ../../nbs/studies/speed.ipynb #1bbe1d08
@@ -355,11 +397,15 @@ def _peer_speed(cells=128, genes=2000, nonzero=.1, rounds=3)->dict:
     "scvi-tools' own likelihood, in turns with ours; and a training step of its SCVI."
     ours, theirs = [], []
     for r in range(rounds):
-        code = _PEER.format(threads=torch.get_num_threads(), cells=cells, genes=genes, nonzero=nonzero, epoch=r == 0)
+        code = _PEER.format(threads=torch.get_num_threads(), cells=cells, genes=genes,
+            nonzero=nonzero, epoch=r == 0)
         theirs.append(json.loads(run_in_environment("peers", code).splitlines()[-1]))
         calls = {"fused": _likelihood_calls(cells, genes, nonzero)["fused"]}
         ours.append(float(np.median(_side_by_side(calls, 15)["fused"])) / (cells * genes) * 1e9)
-    return dict(peer="scvi-tools", version=theirs[0]["version"], torch=theirs[0]["torch"], likelihood_ns=float(np.median([t["likelihood_ns"] for t in theirs])), ours_ns=float(np.median(ours)), scvi_step_ms=next(t["scvi_step_ms"] for t in theirs if "scvi_step_ms" in t))
+    return dict(peer="scvi-tools", version=theirs[0]["version"], torch=theirs[0]["torch"],
+        likelihood_ns=float(np.median([t["likelihood_ns"] for t in theirs])),
+        ours_ns=float(np.median(ours)),
+        scvi_step_ms=next(t["scvi_step_ms"] for t in theirs if "scvi_step_ms" in t))
 
 # %% ../../nbs/studies/speed.ipynb #f1138dba
 def run_speed(
@@ -373,7 +419,9 @@ def run_speed(
     if file.exists() and not overwrite: return json.loads(file.read_text())
     if peers: run_in_environment("peers", "import scvi")          # before hours of measuring
     locate("worm_neuron") or fetch("worm_neuron")
-    adata, record = load("worm_neuron"), dict(kind="speed", command=f"scnb bench speed{' --peers' if peers else ''}", machine=machine(), threads=torch.get_num_threads(), versions=versions())
+    adata, record = (load("worm_neuron"),
+        dict(kind="speed", command=f"scnb bench speed{' --peers' if peers else ''}",
+            machine=machine(), threads=torch.get_num_threads(), versions=versions()))
     say("likelihood"); record["likelihood"] = _likelihood_speed()
     parts = dict(epoch=_epoch_speed, step=_step_parts, floor=lambda view: [floor(view)])
     record |= {name: [] for name in parts}
@@ -385,7 +433,8 @@ def run_speed(
     say("start"); record["start"] = _start_speed()
     say("growth"); record["growth"] = growth()
     folder.mkdir(parents=True, exist_ok=True)
-    with Outputs(overwrite=True).add("result", file) as out: out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    with Outputs(overwrite=True).add("result", file) as out:
+        out.part("result").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
 # %% ../../nbs/studies/speed.ipynb #35d70512
@@ -396,8 +445,9 @@ def _ratio_table(rows, index, of="float32"):
 
 def _floor_table(record):
     "A step beside its floor: products and moments, in float32 and in bf16"
-    rows = {(f["genes"], how): {"products ms": f[f"{bf}products ms"], "moments ms": f["moments ms"], "step ms": f[f"{bf}step ms"]}
-            for f in record["floor"] for how, bf in {"float32": "", "bf16-mixed": "bf16 "}.items()}
+    rows = {(f["genes"], how): {"products ms": f[f"{bf}products ms"], "moments ms": f["moments ms"],
+            "step ms": f[f"{bf}step ms"]} for f in record["floor"] for how,
+        bf in {"float32": "", "bf16-mixed": "bf16 "}.items()}
     t = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["genes", "precision"])
     return t.assign(**{"times floor": t["step ms"] / (t["products ms"] + t["moments ms"])})
 
@@ -405,10 +455,14 @@ def _floor_table(record):
 def tables(record)->dict: # title -> DataFrame
     "What a record of `run_speed` says."
     growth = ["nonzero", "data_mb", "before_mb", "peak_mb", "prepare", "epoch", "cells_per_second"]
-    out = {"likelihood (ns per entry)": pd.DataFrame(record["likelihood"]).pivot(index="contestant", columns=["cells", "genes", "nonzero"], values="ns").loc[list(dict.fromkeys(r["contestant"] for r in record["likelihood"]))],
-           "epoch of pretraining": _ratio_table(record["epoch"], "genes"), "step and floor": _floor_table(record)}
+    out = {"likelihood (ns per entry)": pd.DataFrame(record["likelihood"]).pivot(index="contestant",
+            columns=["cells", "genes", "nonzero"],
+            values="ns").loc[list(dict.fromkeys(r["contestant"] for r in record["likelihood"]))],
+        "epoch of pretraining": _ratio_table(record["epoch"], "genes"),
+        "step and floor": _floor_table(record)}
     scores = pd.DataFrame(record["scores"]).groupby(["backend", "precision"], sort=False)
-    out["scores"] = scores.agg(seeds=("seed", "size"), ari=("ari", "mean"), lowest=("ari", "min"), highest=("ari", "max"), agreement=("agreement", "mean"))
+    out["scores"] = scores.agg(seeds=("seed", "size"), ari=("ari", "mean"),
+        lowest=("ari", "min"), highest=("ari", "max"), agreement=("agreement", "mean"))
     if "peers" in record: out["scvi-tools"] = pd.DataFrame(record["peers"]).set_index("peer")
     out["growth"] = pd.DataFrame(record["growth"]).set_index(["cells", "genes"])[growth]
     out["start (seconds)"] = pd.Series(record["start"]).to_frame("seconds")

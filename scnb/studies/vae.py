@@ -23,8 +23,10 @@ from ..vae_norms import VAE
 def held_out(
     model, adata, seed, # as for `model.fit(adata, seed=seed)`
 )->np.ndarray: # rows
-    "The cells that a fit holds out; known without fitting, since the split is a function of names and seed."
-    return Fit(make_fabric("cpu"), model._prepared(adata, None, None), Settings(seed=seed), FitState()).val
+    """The cells that a fit holds out; known without fitting, since the split is a function of
+    names and seed."""
+    return Fit(make_fabric("cpu"), model._prepared(adata, None, None),
+        Settings(seed=seed), FitState()).val
 
 def _space_scores(
     z, # (cells, dimensions)
@@ -33,7 +35,8 @@ def _space_scores(
 )->dict:
     "ARI of k-means (with as many clusters as there are labels) and of Leiden 1.0 on an embedding."
     found = dict(kmeans=kmeans(z, labels.nunique(), seed), leiden=leiden(z, seed))
-    return {f"{m}_ari": cluster_scores(labels, c)["ari"] for m, c in found.items()} | dict(leiden_k=len(set(found["leiden"])))
+    return {f"{m}_ari": cluster_scores(labels, c)["ari"] for m,
+        c in found.items()} | dict(leiden_k=len(set(found["leiden"])))
 
 # %% ../../nbs/studies/vae_study.ipynb #5df519c7
 def _fitted_vae(
@@ -60,14 +63,17 @@ def _named(params): # -> AnnData, labels
 # %% ../../nbs/studies/vae_study.ipynb #aa071ab2
 def measure_norms(params, work):
     "A VAE with one norm, at one size of minibatches."
-    return _fitted_vae(*_named(params), params["seed"], norm=params["norm"], batch_size=params.get("batch_size"))[1]
+    return _fitted_vae(*_named(params), params["seed"], norm=params["norm"],
+        batch_size=params.get("batch_size"))[1]
 
 # %% ../../nbs/studies/vae_study.ipynb #d441b09d
 def measure_depth(params, work):
-    "With and without the library size in input and decoder; how well a line through z predicts the log library size."
+    """With and without the library size in input and decoder; how well a line through z predicts
+    the log library size."""
     from sklearn.linear_model import LinearRegression
     adata, labels = _named(params)
-    model, record = _fitted_vae(adata, labels, params["seed"], **{k: params[k] for k in ("inputs", "library", "norm")}, noise=0.)
+    model, record = _fitted_vae(adata, labels, params["seed"],
+        **{k: params[k] for k in ("inputs", "library", "norm")}, noise=0.)
     z, depth = model.transform(adata), np.log(np.asarray(adata.X.sum(1)).ravel())
     return record | dict(depth_r2=float(LinearRegression().fit(z, depth).score(z, depth)))
 
@@ -84,11 +90,14 @@ def _chosen_genes(
     view = prepared(adata, n_top_genes=n)
     if flavour == "seurat": return view
     a = adata.copy()
-    if flavour == "random": top = np.isin(np.arange(a.n_vars), np.random.default_rng(seed).choice(a.n_vars, n, replace=False))
+    if flavour == "random":
+        top = np.isin(np.arange(a.n_vars),
+            np.random.default_rng(seed).choice(a.n_vars, n, replace=False))
     elif flavour == "pearson_residuals": top = sc.experimental.pp.highly_variable_genes(a, flavor=flavour, n_top_genes=n, inplace=False)["highly_variable"]      # from raw counts
     else:
         sc.pp.normalize_total(a); sc.pp.log1p(a)
-        top = sc.pp.highly_variable_genes(a, flavor=flavour, n_top_genes=n, inplace=False)["highly_variable"]
+        top = sc.pp.highly_variable_genes(a, flavor=flavour, n_top_genes=n,
+            inplace=False)["highly_variable"]
     view.var["highly_variable"] = np.asarray(top) & view.var["scnb_keep"].to_numpy()
     return view
 
@@ -102,29 +111,40 @@ def measure_genes(params, work):
 
 # %% ../../nbs/studies/vae_study.ipynb #b646e4af
 def measure_batches(params, work):
-    "A VAE with or without the batch as a condition: mixing and genotype ARI, and what becomes of the lines that some batches lack."
+    """A VAE with or without the batch as a condition: mixing and genotype ARI, and what becomes
+    of the lines that some batches lack."""
     adata, labels = _named(params)
-    if "demuxlet_cls" in adata.obs: adata = adata[adata.obs["demuxlet_cls"] == "SNG"].copy()       # one genotype each
-    labels, batch, how = adata.obs[labels.name].astype(str), adata.obs["batch"].astype(str), params["condition"]
+    # one genotype each
+    if "demuxlet_cls" in adata.obs: adata = adata[adata.obs["demuxlet_cls"] == "SNG"].copy()
+    labels, batch, how = (adata.obs[labels.name].astype(str),
+        adata.obs["batch"].astype(str), params["condition"])
     kw = {} if how == "nothing" else dict(batch_key="batch", encode_batch=how == "both")
     model, record = _fitted_vae(adata, labels, params["seed"], **kw)
     z, there = model.transform(adata), pd.crosstab(labels, batch) > 0
     common = labels.isin(there.index[there.all(axis=1)]).to_numpy()
-    near = labels.to_numpy()[nearest_neighbours(z, 30)[1]] == labels.to_numpy()[:, None]       # (cells, 30)
-    mix = mixing_scores(z, batch, labels) | {f"common_{k}": v for k, v in mixing_scores(z[common], batch[common], labels[common]).items() if k.startswith("ilisi")}
-    return record | mix | dict(lacking=sorted(there.index[~there.all(axis=1)]), lacking_purity=float(near[~common].mean()), common_purity=float(near[common].mean()))
+    # (cells, 30)
+    near = labels.to_numpy()[nearest_neighbours(z, 30)[1]] == labels.to_numpy()[:, None]
+    mix = mixing_scores(z, batch, labels) | {f"common_{k}": v for k, v in mixing_scores(z[common],
+            batch[common], labels[common]).items() if k.startswith("ilisi")}
+    return record | mix | dict(lacking=sorted(there.index[~there.all(axis=1)]),
+        lacking_purity=float(near[~common].mean()), common_purity=float(near[common].mean()))
 
 # %% ../../nbs/studies/vae_study.ipynb #926e2b28
 def measure_spaces(params, work):
-    "The same cells clustered in five spaces, and how far each keeps the neighbours of log-normalised expression."
+    """The same cells clustered in five spaces, and how far each keeps the neighbours of
+    log-normalised expression."""
     from sklearn.manifold import trustworthiness
     (adata, labels), seed = _named(params), params["seed"]
     model, record = _fitted_vae(adata, labels, seed)
     log_norm = lambda c: np.log1p(c / c.sum(1, keepdims=True) * np.median(c.sum(1)))
     cols = model.recipe_.match(adata)
     x = log_norm(counts_of(adata).toarray()[:, cols])
-    spaces = {"log-normalised X": x, "PCA of X": pca(adata, seed=seed), "reconstruction": log_norm(model.reconstruct(adata)[:, cols]), "z, mean": model.transform(adata), "z, a draw": model.transform(adata, sample=True, seed=seed)}
-    rows = [dict(space=n, dims=s.shape[1], **_space_scores(s, labels, seed), trustworthiness=float(trustworthiness(x, s, n_neighbors=15)), continuity=float(trustworthiness(s, x, n_neighbors=15))) for n, s in spaces.items()]
+    spaces = {"log-normalised X": x, "PCA of X": pca(adata, seed=seed), "reconstruction": log_norm(
+            model.reconstruct(adata)[:, cols]), "z, mean": model.transform(adata),
+        "z, a draw": model.transform(adata, sample=True, seed=seed)}
+    rows = [dict(space=n, dims=s.shape[1], **_space_scores(s, labels, seed),
+            trustworthiness=float(trustworthiness(x, s, n_neighbors=15)),
+            continuity=float(trustworthiness(s, x, n_neighbors=15))) for n, s in spaces.items()]
     return record | dict(spaces=rows)
 
 # %% ../../nbs/studies/vae_study.ipynb #72d6c43b
@@ -156,11 +176,15 @@ def scvi_space(
     "scvi-tools' `_SCVI` on the same genes and held-out cells."
     import anndata, torch
     model, path = VAE(), str(Path(work)/f"peer-{seed}.h5ad")
-    genes, held = Recipe.of(model._prepared(adata, None, None)).match(adata), np.isin(np.arange(adata.n_obs), held_out(model, adata, seed))
-    obs, var = pd.DataFrame(dict(held=held), index=adata.obs_names.astype(str)), pd.DataFrame(index=adata.var_names[genes].astype(str))
+    genes, held = (Recipe.of(model._prepared(adata, None, None)).match(adata),
+        np.isin(np.arange(adata.n_obs), held_out(model, adata, seed)))
+    obs, var = (pd.DataFrame(dict(held=held), index=adata.obs_names.astype(str)),
+        pd.DataFrame(index=adata.var_names[genes].astype(str)))
     anndata.AnnData(counts_of(adata)[:, genes], obs=obs, var=var).write_h5ad(path)
-    told = json.loads(run_in_environment("peers", _SCVI, path, seed, torch.get_num_threads()).splitlines()[-1])
-    return np.load(path + ".npy"), told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=len(genes))
+    told = json.loads(run_in_environment("peers", _SCVI, path, seed,
+            torch.get_num_threads()).splitlines()[-1])
+    return (np.load(path + ".npy"),
+        told | dict(data_hash=data_hash(adata), n_cells=adata.n_obs, n_genes=len(genes)))
 
 def measure_vae(params, work):
     "Our VAE beside the baseline, or scvi-tools' SCVI."
@@ -169,4 +193,5 @@ def measure_vae(params, work):
         z, told = scvi_space(adata, params["seed"], work)
         return told | _space_scores(z, labels, params["seed"])
     base = baseline(adata, labels.nunique(), label_key=labels.name, seed=params["seed"])
-    return _fitted_vae(adata, labels, params["seed"])[1] | {f"{m}_ari": b["ari"] for m, b in base.items()}
+    return _fitted_vae(adata, labels,
+        params["seed"])[1] | {f"{m}_ari": b["ari"] for m, b in base.items()}
