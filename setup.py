@@ -8,7 +8,8 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
-statuses = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable", "6 - Mature", "7 - Inactive"]
+statuses = ["1 - Planning", "2 - Pre-Alpha", "3 - Alpha",
+    "4 - Beta", "5 - Production/Stable", "6 - Mature", "7 - Inactive"]
 licenses = {"apache2": "Apache-2.0"}
 readme = here/"README.md"
 
@@ -35,14 +36,16 @@ setup(
         f"Programming Language :: Python :: {cfg['min_python']}",
     ],
     python_requires=f">={cfg['min_python']}",
-    package_dir={"": "."},                                        # an editable install is then a plain path, found from any folder
+    # an editable install is then a plain path, found from any folder
+    package_dir={"": "."},
     packages=find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
     package_data={cfg["lib_name"]: ["templates/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
-        "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],     # links from one page to another's functions
+        # links from one page to another's functions
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
     },
     zip_safe=False,
 )

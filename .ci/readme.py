@@ -13,7 +13,8 @@ DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 def directives(cell):
     "The words after `#|`, one list for each line."
-    return [d.split() for d in re.findall(r"^#\|[ \t]*(.+)$", cell.source, re.M)] if cell.cell_type == "code" else []
+    return ([d.split() for d in re.findall(r"^#\|[ \t]*(.+)$", cell.source, re.M)]
+        if cell.cell_type == "code" else [])
 
 
 def visible(cell):
@@ -54,7 +55,8 @@ def check_images(text, beside):
 def render(notebook=ROOT/"nbs"/"index.ipynb", folder="nbs"):
     "README text of a notebook that lies in `folder`."
     nb = nbformat.read(notebook, as_version=4)
-    nb.metadata["language_info"] = {"name": "python"}            # nbdev_clean takes it out; it names the language of the code blocks
+    # nbdev_clean takes it out; it names the language of the code blocks
+    nb.metadata["language_info"] = {"name": "python"}
     nb.cells = [c for c in map(visible, nb.cells) if c is not None]
     text, resources = MarkdownExporter().from_notebook_node(nb)
     if resources.get("outputs"):

@@ -30,12 +30,14 @@ def fold(cell):
         names = _definitions(cell.source)
         if names and all(n.startswith("_") for n in names):
             _fold(cell, f"Helper: {', '.join(names)}" if len(names) < 4 else "Helpers")
-    elif cell.source.count("\n") >= LONG_TEST and re.search(r"^\s*(assert|test_\w+\()", cell.source, re.M):
+    elif cell.source.count("\n") >= LONG_TEST and re.search(r"^\s*(assert|test_\w+\()",
+            cell.source, re.M):
         _fold(cell, "Tests")
 
 
 def join_alt(cell):
-    "A long alternative text stands on several lines: `fig-alt`, then `fig-alt-more`. Quarto wants one."
+    """A long alternative text stands on several lines: `fig-alt`, then `fig-alt-more`. Quarto
+    wants one."""
     if cell.cell_type != "code" or "fig-alt-more" not in cell.source: return
     more = re.findall(r'^#\|\s*fig-alt-more:\s*"(.*)"\s*$', cell.source, re.M)
     source = re.sub(r'^#\|\s*fig-alt-more:.*\n', "", cell.source, flags=re.M)
