@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'InputError', 'CountsError', 'log_warning', 'add_note', 'which_layer', 'counts_of', 'backed_counts',
            'matrix_fault', 'DiskRows', 'rows_of', 'CountReport', 'from_raw', 'raw_or_layer', 'check_counts', 'column',
-           'encode_levels', 'kept_threads', 'canonical_order', 'number_duplicates', 'genes_hash', 'data_hash']
+           'encode_levels', 'canonical_order', 'number_duplicates', 'genes_hash', 'data_hash', 'kept_threads']
 
 # %% ../nbs/foundations/counts.ipynb #f9f2321d
 import logging, warnings
@@ -18,6 +18,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from scipy import sparse
 
 # %% ../nbs/foundations/counts.ipynb #a92aa4b8
@@ -44,8 +45,7 @@ def add_note(adata, **what):
 
 # %% ../nbs/foundations/counts.ipynb #41def83f
 def which_layer(adata, # the data
-                # a layer's name, or "X"; None: `layers["counts"]` where it is there, else `X`
-                layer=None,
+                layer=None, # a layer's name, or "X"; None: the rule
                ) -> str: # the name of the matrix that is meant; "X" for `X`
     "The name of the matrix that holds the raw counts."
     if layer is None: layer = KEYS.counts if KEYS.counts in adata.layers else "X"
@@ -113,8 +113,17 @@ class DiskRows:
         self.shape = (X.shape[0], X.shape[1] if cols is None else len(cols))
     def __len__(self): return self.shape[0]
     def columns(self, cols):
-        return DiskRows(self.X, self.layer,
-            None if np.array_equal(cols, np.arange(self.X.shape[1])) else np.asarray(cols))
+        whole = np.array_equal(cols, np.arange(self.X.shape[1]))
+        return DiskRows(self.X, self.layer, None if whole else np.asarray(cols))
+
+    def check_starts(self):
+        "Raise unless the row starts rise from 0 to the number of values and of places."
+        p, g = self.indptr, self.X.group
+        if (len(p) == self.X.shape[0] + 1 and p[0] == 0 and not (np.diff(p) < 0).any()
+                and p[-1] == len(g["data"]) == len(g["indices"])): return
+        raise InputError(f"{self.layer} is broken: its row starts do not rise from 0 to the "
+            f"{len(g['data']):,} values and {len(g['indices']):,} places; copy or make the "
+            f"file again")
 
     def stored(self, a, b):
         "Rows a to b as they lie in the file, all columns, sparse."
@@ -127,20 +136,9 @@ class DiskRows:
                 f"{fault}; copy or make the file again")
         return m
 
-# %% ../nbs/foundations/counts.ipynb #aea40885
-def _check_starts(self):
-    "Raise unless the row starts rise from 0 to the number of values and of places."
-    p, g = self.indptr, self.X.group
-    if (len(p) == self.X.shape[0] + 1 and p[0] == 0
-            and not (np.diff(p) < 0).any() and p[-1] == len(g["data"]) == len(g["indices"])):
-        return
-    raise InputError(f"{self.layer} is broken: its row starts do not rise from 0 to the "
-        f"{len(g['data']):,} values and {len(g['indices']):,} places; copy or make the file again")
-
-DiskRows.check_starts = _check_starts
-
 # %% ../nbs/foundations/counts.ipynb #edd11d34
-def _read_rows(self, rows):
+@patch
+def read(self:DiskRows, rows):
     "These rows in this order: CSR float32, sorted, without stored zeros."
     rows = np.asarray(rows)
     if not len(rows): return sparse.csr_matrix((0, self.shape[1]), dtype=np.float32)
@@ -153,28 +151,30 @@ def _read_rows(self, rows):
     if self.cols is not None: m = m[:, self.cols]; m.sort_indices()
     return m if np.array_equal(order, np.arange(len(order))) else m[np.argsort(order)]
 
-def _hold(self, rows): self.held = np.sort(rows), self.read(np.sort(rows))
+@patch
+def hold(self:DiskRows, rows):
+    "Read these rows ahead."
+    self.held = np.sort(rows), self.read(np.sort(rows))
 
-def _rows_at(self, rows):
+@patch
+def __getitem__(self:DiskRows, rows):
     "These rows, from those held if they are all among them."
     if self.held is None: return self.read(rows)
     at = np.minimum(np.searchsorted(self.held[0], rows), len(self.held[0]) - 1)
     return self.held[1][at] if (self.held[0][at] == rows).all() else self.read(rows)
 
-DiskRows.read, DiskRows.hold, DiskRows.__getitem__ = _read_rows, _hold, _rows_at
-
 # %% ../nbs/foundations/counts.ipynb #be8ba3a2
-def _blocks(self, rows=None, size=4096):
+@patch
+def blocks(self:DiskRows, rows=None, size=4096):
     "(row numbers, counts) of `rows` (default: all), `size` at a time."
     rows = np.arange(len(self)) if rows is None else rows
     for a in range(0, len(rows), size): yield rows[a:a + size], self.read(rows[a:a + size])
 
-def _sum(self, axis=1, dtype=np.float64):
+@patch
+def sum(self:DiskRows, axis=1, dtype=np.float64):
     "Row sums (axis 1) or column sums, in one pass."
     parts = [np.asarray(m.sum(axis, dtype=dtype)).ravel() for _, m in self.blocks()]
     return np.concatenate(parts) if axis == 1 else np.sum(parts, 0)
-
-DiskRows.blocks, DiskRows.sum = _blocks, _sum
 
 def rows_of(adata, # the data
             layer=None, # see `which_layer`
@@ -302,10 +302,10 @@ def from_raw(adata, # data with a `raw`
 def raw_or_layer(adata, # the data
                  layer=None, # a layer's name, "X", or "raw"
                 ) -> tuple: # data, and the layer to use in them
-    ("The data and the layer that are meant; \"raw\" (if no layer has that "
-        "name) means `from_raw` and its X.")
-    return ((from_raw(adata), "X") if layer == "raw"
-        and "raw" not in adata.layers else (adata, layer))
+    """The data and the layer that are meant; "raw" (if no layer has that name) means `from_raw`
+    and its X."""
+    if layer == "raw" and "raw" not in adata.layers: return from_raw(adata), "X"
+    return adata, layer
 
 # %% ../nbs/foundations/counts.ipynb #1ff71525
 _TESTS = {"NaN": lambda v, tol: np.isnan(v), "infinite": lambda v, tol: np.isinf(v),
@@ -325,13 +325,11 @@ def _no_counts(adata, X, layer, what, n, i, j, value, like, sure, tol):
 def check_counts(adata, # the data; left as it is
                  *, layer=None, # see `which_layer`
                  tol=1e-6, # how far from an integer a count may be, times max(1, count)
-                 # True: take pseudo-counts, with a warning; None: as noted in the data by `read` or
-                 # `preprocess`
-                 allow_non_integer=None,
+                 allow_non_integer=None, # True: take pseudo-counts, with a warning; None: as noted
                 ) -> CountReport: # what was seen; `CountsError` if these are no counts
     "Check that a matrix holds raw counts, and say where it does not."
-    allow = adata.uns.get(KEYS.note, {}).get("non_integer",
-        False) if allow_non_integer is None else allow_non_integer
+    noted = adata.uns.get(KEYS.note, {}).get("non_integer", False)
+    allow = noted if allow_non_integer is None else allow_non_integer
     if backed_counts(adata, layer) is not None: return _check_disk(adata, layer, allow, tol=tol)
     layer, X, pseudo = which_layer(adata, layer), _matrix(adata, layer), 0
     if 0 in X.shape:
@@ -361,8 +359,8 @@ def _check_disk(adata, layer, allow=False, **kw):
     "`check_counts` for a matrix on disk, block by block."
     X, n, genes, stored, top, pseudo, first = rows_of(adata, layer), [], 0, 0, 0, 0, ""
     if 0 in X.shape:
-        raise CountsError(f"{X.layer} has {X.shape[0]} cells and {X.shape[1]} "
-            f"genes: there is nothing to work with")
+        raise CountsError(f"{X.layer} has {X.shape[0]} cells and {X.shape[1]} genes: there is "
+            f"nothing to work with")
     for a in range(0, len(X), 4096):
         m = X.stored(a, min(a + 4096, len(X)))
         if m.data.any():
@@ -377,14 +375,14 @@ def _check_disk(adata, layer, allow=False, **kw):
                 first = (f"the first at cell {adata.obs_names[a + i]!r} and gene "
                     f"{adata.var_names[j]!r} ({value:.6g})")
         n.append(np.asarray(m.sum(1, dtype=np.float64)).ravel())
-        genes, stored, top = (genes + np.asarray(m.sum(0, dtype=np.float64)).ravel(),
-            stored + int(np.count_nonzero(m.data)), max(top, m.data.max(initial=0)))
+        genes = genes + np.asarray(m.sum(0, dtype=np.float64)).ravel()
+        stored, top = stored + int(np.count_nonzero(m.data)), max(top, m.data.max(initial=0))
     n, size = np.concatenate(n), X.shape[0] * X.shape[1]
     if not top:
         raise CountsError(f"{X.layer} holds only zeros: give the raw counts, as X or as a layer")
     if pseudo and not getattr(adata, "_scnb_told", False):
-        log_warning(
-            f"{X.layer}: {pseudo:,} values are not integers, {first}; taken as pseudo-counts")
+        log_warning(f"{X.layer}: {pseudo:,} values are not integers, {first}; taken as "
+            f"pseudo-counts")
         adata._scnb_told = True
     return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()),
         (size - stored) / size, float(np.median(n)), float(top), X.layer, pseudo)
@@ -396,10 +394,10 @@ def column(adata, # the data
           ) -> pd.Series: # the column
     "A column of `obs`, or an error that lists those there are."
     if key in adata.obs: return adata.obs[key]
-    if any(f"obs/{key} " in l
-            for l in np.atleast_1d(adata.uns.get(KEYS.note, {}).get("rescued", []))):
-        raise InputError(f"obs[{key!r}] (wanted "
-            f"as {what}) cannot be read: the file is damaged and was rescued without it")
+    rescued = np.atleast_1d(adata.uns.get(KEYS.note, {}).get("rescued", []))
+    if any(f"obs/{key} " in l for l in rescued):
+        raise InputError(f"obs[{key!r}] (wanted as {what}) cannot be read: the file is damaged "
+            f"and was rescued without it")
     raise InputError(f"obs has no column {key!r} (wanted as {what}): it has "
         f"{', '.join(map(repr, adata.obs.columns)) or 'no columns'}")
 
@@ -407,8 +405,9 @@ def column(adata, # the data
 def encode_levels(col, key, names=None, missing=False):
     "A column of obs as numbers 0.. (int64; -1 where missing) and the names they stand for."
     if names is None:
-        values = col.cat.remove_unused_categories().cat.categories if isinstance(col.dtype,
-            pd.CategoricalDtype) else sorted(col.dropna().unique(), key=lambda v: (str(type(v)), v))
+        values = (col.cat.remove_unused_categories().cat.categories
+            if isinstance(col.dtype, pd.CategoricalDtype)
+            else sorted(col.dropna().unique(), key=lambda v: (str(type(v)), v)))
         names = list(dict.fromkeys(str(v) for v in values))
     codes = pd.Categorical(col.astype(object).map(str, na_action="ignore"),
         categories=names).codes.astype(np.int64)
@@ -421,24 +420,13 @@ def encode_levels(col, key, names=None, missing=False):
             f"{col.index[nan][0]!r}: fill it in or leave those cells out")
     return codes, names
 
-# %% ../nbs/foundations/counts.ipynb #71a4f023
-@contextmanager
-def kept_threads():
-    """Leave torch's number of threads as it was: the first parallel call of numba, which scanpy
-    makes, sets it to all cores."""
-    n = torch.get_num_threads()
-    try: yield
-    finally:
-        if torch.get_num_threads() != n: torch.set_num_threads(n)
-
 # %% ../nbs/foundations/counts.ipynb #b088a326
 def canonical_order(adata, # the data
                     layer=None, # see `which_layer`
                    ) -> np.ndarray: # (cells,) row numbers
     """Row numbers sorted by cell name; cells of one name, by their counts: the same cells come
     in the same order, however a file's rows are shuffled."""
-    # a file on disk is read from first to last
-    if backed_counts(adata, layer) is not None: return np.arange(adata.n_obs)
+    if backed_counts(adata, layer) is not None: return np.arange(adata.n_obs) # first to last
     # not of fixed width: one long name would cost its length for each
     names = np.array([str(n) for n in adata.obs_names], dtype=object)
     order = np.argsort(names, kind="stable")
@@ -485,3 +473,13 @@ def _hash_disk(adata, counts):
             h.update(a.tobytes())
     for names in (adata.obs_names, adata.var_names): h.update("\0".join(map(str, names)).encode())
     return h.hexdigest()[:16]
+
+# %% ../nbs/foundations/counts.ipynb #71a4f023
+@contextmanager
+def kept_threads():
+    """Leave torch's number of threads as it was: the first parallel call of numba, which scanpy
+    makes, sets it to all cores."""
+    n = torch.get_num_threads()
+    try: yield
+    finally:
+        if torch.get_num_threads() != n: torch.set_num_threads(n)

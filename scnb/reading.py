@@ -48,16 +48,17 @@ def _kind(path):
     if not path.is_file(): raise InputError(f"{path}: no ordinary file; copy it into one first")
     if h5py.is_hdf5(path): return "h5"
     with _unpacked(path) as f: start = f.read(4096)
-    name = path.name.lower().removesuffix(".gz")
-    what = next((w for magic,
-            w in _NOT_OURS.items() if start.lstrip()[:9].lower().startswith(magic.lower())), None)
     if not start.strip(): raise InputError(f"{path}: the file is empty; was it copied whole?")
-    if what:
-        raise InputError(f"{path}: this is {what}, not a count matrix; {'download the file itself' if 'page' in what else 'unpack it or save it as .csv or .h5ad'}")
+    first = start.lstrip()[:9].lower()
+    if what := next((w for k, w in _NOT_OURS.items() if first.startswith(k.lower())), None):
+        cure = ("download the file itself" if "page" in what
+            else "unpack it or save it as .csv or .h5ad")
+        raise InputError(f"{path}: this is {what}, not a count matrix; {cure}")
     if start.startswith(b"\x89HDF"):
         raise InputError(f"{path}: an HDF5 file inside gzip, or cut off at its "
             f"start; unpack it with gunzip first")
     if start.startswith(b"%%MatrixMarket"): return "10x folder"
+    name = path.name.lower().removesuffix(".gz")
     if name.endswith((".csv", ".tsv", ".txt", ".tab")): return "table"
     if name.endswith((".h5ad", ".h5", ".hdf5")):
         raise InputError(f"{path}: cannot be read as h5ad or h5: it does not begin as an HDF5 file "
@@ -65,364 +66,37 @@ def _kind(path):
     raise InputError(f"{path}: no way to read this kind of file; give .h5ad, 10x .h5, a 10x folder "
         f"with matrix.mtx, .csv, .tsv or .txt (these may be .gz), or .h5 with X and Y")
 
-# %% ../nbs/foundations/reading.ipynb #6ba92178
-def read(path, # file or 10x folder
-         # a column of obs that must be there; in a text table, the column that holds labels
-         *, label_key=None,
-         # True: the file has genes in rows; False: cells; None: cells, unless the names show that
-         # it is the other way round
-         transpose=None,
-         # take values that are no integers as pseudo-counts; see `check_counts`
-         allow_non_integer=False,
-        ) -> ad.AnnData: # cells x genes
-    "Read a count matrix, whatever it is stored in."
-    path = Path(path)
-    if not path.exists(): raise InputError(f"{path}: there is no such file or folder")
-    try:
-        kind = _kind(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            adata = {"h5": _read_h5, "10x folder": _read_mtx,
-                "table": lambda p: _read_table(p, label_key)}[kind](path)
-            _sound(adata)
-            adata = _unique_genes(_oriented(adata, transpose, path))
-    except (InputError, MemoryError): raise
-    except UnicodeDecodeError as e:
-        raise InputError(f"{path}: this text is not UTF-8 (byte "
-            f"{e.object[e.start]:#x} at {e.start:,}): save it as UTF-8") from e
-    except Exception as e:
-        raise InputError(
-            f"{path}: cannot be read ({one_line(e)}); is it whole? Copy or make it again") from e
-    if label_key is not None: column(adata, label_key, "label")
-    add_note(adata, non_integer=bool(allow_non_integer))
-    if allow_non_integer:
-        try: check_counts(adata, allow_non_integer=True) # for its warning
-        except CountsError: pass # whoever uses them will check
-    return adata
-
-# %% ../nbs/foundations/reading.ipynb #6753cfd9
-def _unique_genes(adata):
-    "Make gene names unique (A, A-1, A-2) and take a note of it."
-    n = int(adata.var_names.duplicated().sum())
-    if n:
-        adata.var_names_make_unique()
-        add_note(adata, renamed_genes=n)
-    return adata
-
-# %% ../nbs/foundations/reading.ipynb #cf2ef22a
-def _sound(adata):
-    """Raise unless `X`, the layers and `raw`, where sparse, are sound; graphs and embeddings are
-    not looked at."""
-    for place, X in {"X": adata.X, **{f"layers/{k}": v for k, v in adata.layers.items()},
-            "raw/X": None if adata.raw is None else adata.raw.X}.items():
-        if sparse.issparse(X) and X.format in ("csr", "csc") and (fault := matrix_fault(X)):
-            raise ValueError(f"{place} is broken: {fault}")
-
 # %% ../nbs/foundations/reading.ipynb #ec5e9a9b
 def _compact(X):
     "Sparse `X` with float32 values, if that changes none of them."
     with np.errstate(over="ignore", invalid="ignore"): v = X.data.astype(np.float32)
-    if np.array_equal(v.astype(X.data.dtype) if X.data.dtype.kind == "f" else v.astype(np.float64),
-            X.data, equal_nan=X.data.dtype.kind == "f"):
-        X.data = v
+    is_float = X.data.dtype.kind == "f"
+    back = v.astype(X.data.dtype if is_float else np.float64)
+    if np.array_equal(back, X.data, equal_nan=is_float): X.data = v
     return X
 
+# %% ../nbs/foundations/reading.ipynb #8e73c228
 def _sparse_rows(D):
     "A dense matrix in a file as CSR, a few rows at a time."
     if D.ndim != 2 or D.dtype.kind not in "buif":
         raise ValueError(f"{D.name[1:]} is no matrix of numbers (shape {D.shape}, type {D.dtype})")
     step = max(1, 2**23 // max(1, D.shape[1]))
     parts = [_compact(sparse.csr_matrix(D[i:i + step])) for i in range(0, D.shape[0], step)]
-    return sparse.vstack(parts,
-        format="csr") if parts else sparse.csr_matrix(D.shape, dtype=np.float32)
+    if not parts: return sparse.csr_matrix(D.shape, dtype=np.float32)
+    return sparse.vstack(parts, format="csr")
 
-# %% ../nbs/foundations/reading.ipynb #2cf78a27
-def _read_h5(path):
-    "An HDF5 file: h5ad, 10x (version 2 or 3), or X and Y."
-    import h5py
-    with h5py.File(path, "r") as f:
-        keys = set(f)
-        if {"obs", "var"} & keys: pass
-        elif "X" in keys and isinstance(f["X"], h5py.Dataset): return _read_xy(f, path)
-        elif not any(isinstance(g, h5py.Group)
-                and {"barcodes", "indptr"} <= set(g) for g in f.values()):
-            raise InputError(f"{path}: neither h5ad, nor 10x, nor X and Y: it "
-                f"holds {', '.join(sorted(keys)) or 'nothing'}")
-    if {"obs", "var"} & keys: return _read_h5ad(path)
-    import scanpy as sc
-    return _expression(sc.read_10x_h5(path, gex_only=False))
-
-# %% ../nbs/foundations/reading.ipynb #315290ad
-def _expression(adata):
-    "Only the genes, where a 10x file measures other things too."
-    if "feature_types" not in adata.var: return adata
-    gex = (adata.var["feature_types"] == "Gene Expression").to_numpy()
-    if gex.all() or not gex.any(): return adata
-    add_note(adata, dropped_features=int((~gex).sum()))
-    return adata[:, gex].copy()
-
-# %% ../nbs/foundations/reading.ipynb #b005cc73
-def _read_xy(f, path):
-    """A file with a dense X (cells, genes) and, perhaps, labels Y; X may be the other way round
-    if Y shows it."""
-    X = _sparse_rows(f["X"])
-    Y = f["Y"][()].ravel() if "Y" in f else None
-    if Y is not None and len(Y) != X.shape[0]:
-        if len(Y) != X.shape[1]:
-            raise InputError(f"{path}: X has {X.shape[0]:,} rows and Y {len(Y):,} "
-                f"labels: there must be one per cell")
-        X = X.T.tocsr()
-        log_warning(
-            f"{path.name}: genes are in the rows of X, as Y has one label per column; taken so")
-    adata = ad.AnnData(X)
-    adata.obs_names, adata.var_names = ([f"cell_{i}" for i in range(X.shape[0])],
-        [f"gene_{i}" for i in range(X.shape[1])])
-    if Y is not None:
-        if Y.dtype.kind == "f" and (Y == np.rint(Y)).all(): Y = Y.astype(np.int64)
-        adata.obs["cell_type"] = pd.Categorical(
-            [y.decode() if isinstance(y, bytes) else str(y) for y in Y.tolist()])
-    return adata
-
-# %% ../nbs/foundations/reading.ipynb #006ac3e7
-def _read_h5ad(path):
-    "An h5ad file as AnnData reads it; where AnnData refuses, what can be rescued."
-    import h5py
-    with h5py.File(path, "r") as f:
-        for k, what in {"obs": "cells", "var": "genes"}.items():
-            if k not in f:
-                raise InputError(f"{path}: it has no {k}, so the names of the "
-                    f"{what} are lost; write it again from where it came")
-        X = f.get("X")
-        dense = (isinstance(X, h5py.Dataset) and X.ndim == 2 and len(X)
-            and X.attrs.get("encoding-type", "array") == "array")
-        how = dict(as_sparse=["X"], chunk_size=max(1, 2**23 // max(1, X.shape[1]))) if dense else {}
-    try:
-        adata = ad.read_h5ad(path, **how)
-        _sound(adata)
-        adata.uns.pop(KEYS.note, None) # what an earlier reading had to say
-        return adata
-    except MemoryError: raise
-    except Exception as e: return _rescue(path, e)
-
-# %% ../nbs/foundations/reading.ipynb #289cf58b
-def _text(v):
-    "Text as `str`, strictly UTF-8; numbers as text."
-    if np.ndim(v) != 1: raise ValueError(f"names of shape {np.shape(v)}")
-    return np.array([x.decode() if isinstance(x, bytes) else str(x)
-            for x in np.asarray(v).tolist()], dtype=object)
-
-def _names_key(node):
-    "Which column of a table holds the names."
-    keys = list(node.dtype.names or ()) if hasattr(node, "dtype") else list(node)
-    wanted = [node.attrs.get("_index"), "_index", "index",
-        *(keys[:1] if hasattr(node, "dtype") else [])]
-    key = next((k for k in wanted if k in keys), None)
-    if key is None: raise ValueError(f"{node.name[1:]} has lost its names")
-    return key
-
-def _names(node):
-    "The names along one axis, from a group of columns or from an old table of records."
-    key = _names_key(node)
-    return _text(node[key] if hasattr(node, "dtype") else node[key][()]
-        if hasattr(node[key], "dtype") else ad.io.read_elem(node[key]))
-
-# %% ../nbs/foundations/reading.ipynb #acdcb2e0
-def _stored(node, shape):
-    """The matrix (CSR or CSC) at `node`, of this shape, that of the names; an error unless it is
-    whole."""
-    name, a = node.name[1:], node.attrs
-    kind = str(a.get("encoding-type", a.get("h5sparse_format", "")))
-    if hasattr(node, "dtype"):
-        if kind not in ("", "array"):
-            raise ValueError(f"{name} is encoded as {kind!r}, whose meaning is not known")
-        X = _sparse_rows(node)
-    else:
-        # without a word on its kind: as many starts as rows, or as columns
-        n = len(node["indptr"]) - 1
-        kind = kind or ("csr" if n == shape[0] != shape[1] else "csc"
-            if n == shape[1] != shape[0] else "?")
-        if kind[:3] not in ("csr", "csc") or kind[3:] not in ("", "_matrix"):
-            raise ValueError(f"{name} is encoded as {kind!r}, whose meaning is not known")
-        X = getattr(sparse, f"{kind[:3]}_matrix")(
-            tuple(int(n) for n in a.get("shape", a.get("h5sparse_shape", shape))))
-        X.data, X.indices, X.indptr = (node[k][()] for k in ("data", "indices", "indptr"))
-        if X.data.dtype.kind not in "buif":
-            raise ValueError(f"{name} holds values of type {X.data.dtype}, not numbers")
-        if fault := matrix_fault(X): raise ValueError(f"{name} is broken: {fault}")
-    if X.shape != shape:
-        raise ValueError(f"{name} is {X.shape[0]:,} x {X.shape[1]:,}, but there are names for "
-            f"{shape[0]:,} cells and {shape[1]:,} genes")
-    return X
-
-# %% ../nbs/foundations/reading.ipynb #2d4ee1a4
-def _rescue(path, why):
-    """What can be read of an h5ad file that AnnData refuses; an error unless X and all names are
-    whole."""
-    import h5py
-    lost = []
-    def attempt(place, f):
-        try: f()
-        except MemoryError: raise
-        except Exception as e: lost.append(f"{place} ({one_line(e)[:90]})")
-    with h5py.File(path, "r") as f:
-        try:
-            cells, genes = _names(f["obs"]), _names(f["var"])
-            X = _stored(f["X"], (len(cells), len(genes)))
-        except MemoryError: raise
-        except Exception as e:
-            raise InputError(
-                f"{path}: cannot be read{'' if str(e) == str(why) else f' ({one_line(why)[:90]})'} "
-                f"and not be rescued ({one_line(e)[:120]}); copy or make it again") from e
-        adata = ad.AnnData(X, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
-        for k in f: _rescue_part(adata, f, k, attempt)
-    _old_categories(adata)
-    adata.uns.pop(KEYS.note, None)
-    for l in lost: log_warning(f"{path.name}: rescued without {l}")
-    add_note(adata, rescued=lost
-        or [f"all was read, though AnnData refuses the file ({one_line(why)[:90]})"])
-    return adata
-
-# %% ../nbs/foundations/reading.ipynb #330ae6c6
-def _rescue_part(adata, f, k, attempt):
-    "Read what stands at `k` into `adata`, by `attempt`, each piece by itself."
-    node, slot = f[k], getattr(adata, k, None) if k in ("obs", "var", "layers", "obsm", "varm",
-        "obsp", "varp", "uns") else None
-    def put(key, value): slot[key] = value()
-    if k in ("obs", "var"):
-        for c in _columns(node):
-            attempt(f"{k}/{c}", lambda: put(c, lambda: _series(node, c, len(slot))))
-    elif k == "layers":
-        for c in node: attempt(f"{k}/{c}", lambda: put(c, lambda: _stored(node[c], adata.shape)))
-    elif slot is not None and hasattr(node, "dtype"): # an old table of records
-        for c in node.dtype.names or (): attempt(f"{k}/{c}", lambda: put(c, lambda: node[c]))
-    elif slot is not None:
-        for c in node: attempt(f"{k}/{c}", lambda: put(c, lambda: ad.io.read_elem(node[c])))
-    elif k in ("raw", "raw.X"): attempt(k, lambda: _rescue_raw(adata, f, attempt))
-    elif k != "X" and not k.startswith("raw."): attempt(k, lambda: {}["not a part of AnnData"])
-
-# %% ../nbs/foundations/reading.ipynb #06fd97be
-def _columns(node):
-    "The columns of a table, in order; those announced and missing too."
-    if hasattr(node, "dtype"): return [c for c in node.dtype.names if c != _names_key(node)]
-    order = [str(c) for c in np.ravel(node.attrs.get("column-order", []))]
-    rest = [c for c in node if c not in order and c not in ("__categories", _names_key(node))]
-    return order + rest
-
-def _series(node, key, n):
-    """One column of a table, of `n` values; categories of old files stand elsewhere and are
-    looked up."""
-    col = node[key]
-    ref = getattr(col, "attrs", {}).get("categories")
-    if ref is not None:
-        names = node.file[ref]
-        v = pd.Categorical.from_codes(col[()], names[()] if names.dtype.kind in "iuf"
-            else _text(names[()]), ordered=bool(names.attrs.get("ordered", False)))
-    elif hasattr(node, "dtype"): v = _text(col) if col.dtype.kind in "SO" else col
-    else: v = ad.io.read_elem(col)
-    if np.shape(v) != (n,): raise ValueError(f"shape {np.shape(v)} where {n:,} values should be")
-    return v
-
-# %% ../nbs/foundations/reading.ipynb #92117f69
-def _rescue_raw(adata, f, attempt):
-    "`raw`, if its matrix and its genes' names are whole, and what can be read about these genes."
-    X, var = (f[f"raw/{k}"] if "raw" in f else f[f"raw.{k}"] for k in ("X", "var"))
-    genes = _names(var)
-    raw = ad.AnnData(_stored(X, (adata.n_obs, len(genes))), obs=pd.DataFrame(index=adata.obs_names),
-        var=pd.DataFrame(index=genes))
-    def put(c): raw.var[c] = _series(var, c, len(genes))
-    for c in _columns(var): attempt(f"raw/var/{c}", lambda: put(c))
-    adata.raw = raw
-
-def _old_categories(adata):
-    "Before version 0.7, the names that codes in obs and var stand for were kept in uns."
-    for k in [k for k in adata.uns if k.endswith("_categories")]:
-        c, names = k.removesuffix("_categories"), np.atleast_1d(adata.uns[k])
-        for t in (adata.obs, adata.var):
-            if c in t and t[c].dtype.kind in "iu" and t[c].between(-1, len(names) - 1).all():
-                t[c] = pd.Categorical.from_codes(t[c], names); adata.uns.pop(k, None)
-
-# %% ../nbs/foundations/reading.ipynb #a06da932
-_CELL = r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?|(?i:cell)[_.-]?\d+"
-_GENE = (
-    r"ENS[A-Z]*G\d{6,}(?:\.\d+)?(?:[_|].*)?|(?:FBgn|WBGene)\d+|AT[1-5MC]G\d{5}|(?i:gene)[_.-]?\d+")
-_KNOWN = set("""ACTB ACTG1 AIF1 ALB APOE B2M CALR CD14 CD19 CD3D CD3E CD4 CD74 CD79A CD79B CD8A COL1A1 CST3 CTSS CYCS EEF1A1 EEF2 ENO1 EPCAM FCGR3A FOS FTH1 FTL
-GAD1 GAD2 GAPDH GFAP GNLY GZMB HBA1 HBB HLA-A HLA-B HLA-C HLA-DRA HSP90AA1 IGHM IL7R INS JUN KIT KLRB1 KRT18 KRT8 LGALS1 LST1 LYZ MALAT1 MBP MKI67 MS4A1 MT-CO1 MT-CO2 MT-ND1
-NEAT1 NKG7 OLIG1 OLIG2 PECAM1 PLP1 PPBP PTPRC RBFOX3 RPL13 RPL3 RPLP0 RPS18 RPS27 RPS6 S100A8 S100A9 SLC17A7 SNAP25 SPARC TMSB4X TOP2A TPT1 TRAC TUBA1B TYROBP UBC VIM XIST""".split())
-
-# %% ../nbs/foundations/reading.ipynb #6842683c
-def _looks(names, pattern):
-    "Whether most of `names` (5,000 of them at most) have the form of `pattern`."
-    some = pd.Series(names[::max(1, len(names) // 5000)], dtype=str)
-    return len(some) > 0 and some.str.fullmatch(pattern).mean() > .5
-
-def _like_genes(names):
-    """Whether names are names of genes: by their form, or five or more (in a short list, a
-    fifth) that are well known."""
-    known = len(_KNOWN & {str(n).upper() for n in names})
-    return _looks(names, _GENE) or known >= 5 or known >= max(2, len(names) / 5)
-
-def _genes_in_rows(rows, cols):
-    "Whether names show that rows are genes and columns cells."
-    return ((_like_genes(rows) or _looks(cols, _CELL))
-        and not (_looks(rows, _CELL) or _like_genes(cols)))
-
-# %% ../nbs/foundations/reading.ipynb #2ca3d78d
-def _oriented(adata, transpose, path):
-    "Cells in rows: turned round if told so, or if the names show it."
-    told = transpose is not None
-    if not (transpose if told else _genes_in_rows(adata.obs_names, adata.var_names)): return adata
-    adata.raw = None # its genes would be cells
-    adata = adata.T.copy()
-    if sparse.issparse(adata.X): adata.X = adata.X.tocsr()
-    for k, v in adata.layers.items(): adata.layers[k] = v.tocsr() if sparse.issparse(v) else v
-    if not told:
-        log_warning(f"{path.name}: genes are in rows, by their names, so the table "
-            f"was turned; transpose=False if that is wrong")
-    add_note(adata, transposed=True)
-    return adata
-
-# %% ../nbs/foundations/reading.ipynb #99f3d85e
-def _find(folder, stems, prefix=None):
-    """The one file of `folder` whose name is `prefix` and one of `stems`; else, one of `stems`;
-    else, ends with one (each .gz or not)."""
-    files = sorted(p for p in folder.iterdir() if p.name.removesuffix(".gz").endswith(tuple(stems)))
-    exact = [] if prefix is None else [[p for p in files
-            if p.name.removesuffix(".gz") in [start + s for s in stems]] for start in (prefix, "")]
-    found = next((f for f in exact if f), files)
-    if len(found) > 1:
-        raise InputError(
-            f"{folder}: more than one {stems[0]}: {', '.join(p.name for p in found[:3])}; keep one "
-            f"sample per folder, and each file once")
-    if found: return found[0]
-    raise InputError(f"{folder}: no 10x folder: {' or '.join(stems)} is missing; "
-        f"it needs matrix.mtx, barcodes.tsv, and genes.tsv or features.tsv (each may be .gz)")
-
-# %% ../nbs/foundations/reading.ipynb #abcabe3a
-def _read_mtx(path):
-    """A 10x folder: matrix.mtx (genes, cells), barcodes.tsv, and genes.tsv or features.tsv; each
-    may be .gz and carry a prefix."""
-    from scipy.io import mmread
-    folder = path if path.is_dir() else path.parent
-    mtx = path if path.is_file() else _find(folder, ["matrix.mtx"])
-    start = mtx.name.removesuffix(".gz")
-    start = start.removesuffix("matrix.mtx") if start.endswith("matrix.mtx") else ""
-    tables = [_find(folder, s, start) for s in (["barcodes.tsv"], ["features.tsv", "genes.tsv"])]
-    cells, genes = [pd.read_csv(_open_text(t), sep="\t", header=None, dtype=str,
-            quoting=3, keep_default_na=False) for t in tables]
-    with _unpacked(mtx) as f: X = _compact(sparse.coo_matrix(mmread(f)))
-    if X.shape not in ((shape := (len(genes), len(cells))), shape[::-1]):
-        raise InputError(f"{folder}: {mtx.name} is {X.shape[0]:,} x {X.shape[1]:,}, but there are "
-            f"{len(genes):,} genes and {len(cells):,} barcodes; the files are not of one set")
-    adata = ad.AnnData(sparse.csr_matrix(X.T if X.shape == shape else X))
-    adata.obs_names, adata.var_names = (cells[0].to_numpy(),
-        genes[min(1, genes.shape[1] - 1)].to_numpy())
-    adata.var["gene_ids"] = genes[0].to_numpy()
-    if genes.shape[1] > 2: adata.var["feature_types"] = genes[2].to_numpy()
-    return _expression(adata)
+# %% ../nbs/foundations/reading.ipynb #cf2ef22a
+def _sound(adata):
+    "Raise unless `X`, the layers and `raw`, where sparse, are sound."
+    places = {"X": adata.X, **{f"layers/{k}": v for k, v in adata.layers.items()},
+        "raw/X": None if adata.raw is None else adata.raw.X}
+    for place, X in places.items():
+        if sparse.issparse(X) and X.format in ("csr", "csc") and (fault := matrix_fault(X)):
+            raise ValueError(f"{place} is broken: {fault}")
 
 # %% ../nbs/foundations/reading.ipynb #44335bf2
-_BOM = {b"\xef\xbb\xbf": "utf-8-sig",
-    b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_BOM = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32",
+    b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 def _open_text(path):
     "A text file, packed or not, with \\n at its line ends."
@@ -443,6 +117,26 @@ def _first_lines(path, sep):
                 for l in itertools.islice((l for l in lines if any(x.strip() for x in l)), 3)]
         except csv.Error: return []
 
+# %% ../nbs/foundations/reading.ipynb #54b93d77
+def _corner(head, rows, path):
+    "The column names, as many as fields that count, and the first lines cut to these."
+    n, blank = len(rows[0]), all(r[-1] == "" for r in rows)
+    if len(head) < n: head = [*head, ""] if blank else ["", *head]
+    head = head[:n]
+    if head[-1] == "" and blank: head = head[:-1]
+    if "" in head[1:]:
+        raise InputError(f"{path}: column {head.index('', 1) + 1} has no name: give each gene one")
+    rows = [r[:len(head)] for r in rows]
+    names = pd.to_numeric(pd.Series(head[1:], dtype=object), errors="coerce")
+    form = lambda s: re.sub(r"[ACGT]{8,}", "B", re.sub(r"\d+", "0", s))
+    counted = any(names.tolist() == list(range(a, a + len(names))) for a in (0, 1))
+    if names.notna().all() and not counted and (names.duplicated().any()
+            or (names < 1).any() or (head[0] and form(head[0]) == form(rows[0][0]))):
+        raise InputError(f"{path}: the first line ({', '.join(head[:4])}, ...) holds numbers "
+            f"and no gene names: write the genes' names above the values")
+    return head, rows
+
+# %% ../nbs/foundations/reading.ipynb #d732362d
 def _layout(path):
     """Separator and column names of a text table (the first is that of the cell names), and its
     first lines."""
@@ -451,9 +145,8 @@ def _layout(path):
     for sep in dict.fromkeys([wish, "\t", ",", ";", " "]):
         head, *rows = _first_lines(path, sep) or [[]]
         n = {len(r) for r in rows}
-        if len(n) != 1 or (n := n.pop()) < 2 or len(head) - n not in (-1, 0,
-                1) or (len(head) > n and head[-1]):
-            continue
+        if len(n) != 1 or (n := n.pop()) < 2: continue
+        if len(head) - n not in (-1, 0, 1) or (len(head) > n and head[-1]): continue
         rank = (sep != " ", len(head) >= n, n)
         if best is None or rank > best[0]: best = rank, sep, head, rows
     if best is None:
@@ -466,27 +159,6 @@ def _layout(path):
         raise InputError(f"{path}: the first lines have {', '.join(map(str, n))} fields: each line "
             f"must have one cell name and one value per gene")
     return best[1], *_corner(*best[2:], path)
-
-# %% ../nbs/foundations/reading.ipynb #54b93d77
-def _corner(head, rows, path):
-    "The column names, as many as fields that count, and the first lines cut to these."
-    n, blank = len(rows[0]), all(r[-1] == "" for r in rows)
-    if len(head) < n: head = [*head, ""] if blank else ["", *head]
-    head = head[:n]
-    if head[-1] == "" and blank: head = head[:-1]
-    if "" in head[1:]:
-        raise InputError(f"{path}: column {head.index('', 1) + 1} has no name: give each gene one")
-    rows = [r[:len(head)] for r in rows]
-    number = lambda v: pd.to_numeric(pd.Series(v, dtype=object), errors="coerce")
-    names = number(head[1:])
-    form = lambda s: re.sub(r"[ACGT]{8,}", "B", re.sub(r"\d+", "0", s))
-    counted = (names.tolist() == list(range(len(names)))
-        or names.tolist() == list(range(1, len(names) + 1)))
-    if names.notna().all() and not counted and (names.duplicated().any()
-            or (names < 1).any() or (head[0] and form(head[0]) == form(rows[0][0]))):
-        raise InputError(f"{path}: the first line ({', '.join(head[:4])}, ...) holds numbers "
-            f"and no gene names: write the genes' names above the values")
-    return head, rows
 
 # %% ../nbs/foundations/reading.ipynb #ef0c1f0e
 _CORNER = (
@@ -526,7 +198,7 @@ def _numbers(t, cells, genes, path):
     raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds "
         f"{str(value)!r}, which is no number; {cure}")
 
-# %% ../nbs/foundations/reading.ipynb #c413b327
+# %% ../nbs/foundations/reading.ipynb #b45935b7
 @contextmanager
 def _fields(path):
     "Say in our words that a line is too long."
@@ -536,15 +208,13 @@ def _fields(path):
         raise InputError(f"{path}: line {m[2]} has {m[3]} fields, where {m[1]} should be: each "
             f"line must have one cell name and one value per gene") from e
 
-# %% ../nbs/foundations/reading.ipynb #b45935b7
 def _read_table(path, label_key=None):
     "A text table: one line per cell, the cell's name first; genes in columns."
     sep, names, _ = _layout(path)
     genes = np.array(names[1:], dtype=object)
     label = np.zeros(len(genes), bool) if label_key is None else genes == label_key
-    # names and labels are not guessed at
-    width, text = (max(map(len, _first_lines(path, sep))),
-        {0: str, **{int(i) + 1: str for i in np.flatnonzero(label)}})
+    width = max(map(len, _first_lines(path, sep)))
+    text = {0: str, **{int(i) + 1: str for i in np.flatnonzero(label)}} # these are not guessed at
     X, cells, labels = [], [], []
     with _open_text(path) as f, _fields(path):
         for t in pd.read_csv(f, sep=r"\s+" if sep == " " else sep, header=0, names=range(width),
@@ -561,6 +231,332 @@ def _read_table(path, label_key=None):
     if label.any():
         adata.obs[label_key] = pd.Categorical(
             pd.concat(labels).iloc[:, 0].replace("", None).to_numpy(dtype=object))
+    return adata
+
+# %% ../nbs/foundations/reading.ipynb #99f3d85e
+def _find(folder, stems, prefix=None):
+    """The one file of `folder` whose name is `prefix` and one of `stems`; else, one of `stems`;
+    else, ends with one (each .gz or not)."""
+    files = sorted(p for p in folder.iterdir() if p.name.removesuffix(".gz").endswith(tuple(stems)))
+    exact = [] if prefix is None else [[p for p in files
+            if p.name.removesuffix(".gz") in [start + s for s in stems]] for start in (prefix, "")]
+    found = next((f for f in exact if f), files)
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: more than one {stems[0]}: {', '.join(p.name for p in found[:3])}; keep one "
+            f"sample per folder, and each file once")
+    if found: return found[0]
+    raise InputError(f"{folder}: no 10x folder: {' or '.join(stems)} is missing; "
+        f"it needs matrix.mtx, barcodes.tsv, and genes.tsv or features.tsv (each may be .gz)")
+
+# %% ../nbs/foundations/reading.ipynb #315290ad
+def _expression(adata):
+    "Only the genes, where a 10x file measures other things too."
+    if "feature_types" not in adata.var: return adata
+    gex = (adata.var["feature_types"] == "Gene Expression").to_numpy()
+    if gex.all() or not gex.any(): return adata
+    add_note(adata, dropped_features=int((~gex).sum()))
+    return adata[:, gex].copy()
+
+# %% ../nbs/foundations/reading.ipynb #abcabe3a
+def _read_mtx(path):
+    """A 10x folder: matrix.mtx (genes, cells), barcodes.tsv, and genes.tsv or features.tsv; each
+    may be .gz and carry a prefix."""
+    from scipy.io import mmread
+    folder = path if path.is_dir() else path.parent
+    mtx = path if path.is_file() else _find(folder, ["matrix.mtx"])
+    start = mtx.name.removesuffix(".gz")
+    start = start.removesuffix("matrix.mtx") if start.endswith("matrix.mtx") else ""
+    tables = [_find(folder, s, start) for s in (["barcodes.tsv"], ["features.tsv", "genes.tsv"])]
+    cells, genes = [pd.read_csv(_open_text(t), sep="\t", header=None, dtype=str,
+            quoting=3, keep_default_na=False) for t in tables]
+    with _unpacked(mtx) as f: X = _compact(sparse.coo_matrix(mmread(f)))
+    if X.shape not in ((shape := (len(genes), len(cells))), shape[::-1]):
+        raise InputError(f"{folder}: {mtx.name} is {X.shape[0]:,} x {X.shape[1]:,}, but there are "
+            f"{len(genes):,} genes and {len(cells):,} barcodes; the files are not of one set")
+    adata = ad.AnnData(sparse.csr_matrix(X.T if X.shape == shape else X))
+    adata.obs_names, adata.var_names = (cells[0].to_numpy(),
+        genes[min(1, genes.shape[1] - 1)].to_numpy())
+    adata.var["gene_ids"] = genes[0].to_numpy()
+    if genes.shape[1] > 2: adata.var["feature_types"] = genes[2].to_numpy()
+    return _expression(adata)
+
+# %% ../nbs/foundations/reading.ipynb #b005cc73
+def _read_xy(f, path):
+    """A file with a dense X (cells, genes) and, perhaps, labels Y; X may be the other way round
+    if Y shows it."""
+    X = _sparse_rows(f["X"])
+    Y = f["Y"][()].ravel() if "Y" in f else None
+    if Y is not None and len(Y) != X.shape[0]:
+        if len(Y) != X.shape[1]:
+            raise InputError(f"{path}: X has {X.shape[0]:,} rows and Y {len(Y):,} "
+                f"labels: there must be one per cell")
+        X = X.T.tocsr()
+        log_warning(
+            f"{path.name}: genes are in the rows of X, as Y has one label per column; taken so")
+    adata = ad.AnnData(X)
+    adata.obs_names = [f"cell_{i}" for i in range(X.shape[0])]
+    adata.var_names = [f"gene_{i}" for i in range(X.shape[1])]
+    if Y is not None:
+        if Y.dtype.kind == "f" and (Y == np.rint(Y)).all(): Y = Y.astype(np.int64)
+        adata.obs["cell_type"] = pd.Categorical(
+            [y.decode() if isinstance(y, bytes) else str(y) for y in Y.tolist()])
+    return adata
+
+# %% ../nbs/foundations/reading.ipynb #289cf58b
+def _text(v):
+    "Text as `str`, strictly UTF-8; numbers as text."
+    if np.ndim(v) != 1: raise ValueError(f"names of shape {np.shape(v)}")
+    return np.array([x.decode() if isinstance(x, bytes) else str(x)
+            for x in np.asarray(v).tolist()], dtype=object)
+
+def _names_key(node):
+    "Which column of a table holds the names."
+    keys = list(node.dtype.names or ()) if hasattr(node, "dtype") else list(node)
+    wanted = [node.attrs.get("_index"), "_index", "index",
+        *(keys[:1] if hasattr(node, "dtype") else [])]
+    key = next((k for k in wanted if k in keys), None)
+    if key is None: raise ValueError(f"{node.name[1:]} has lost its names")
+    return key
+
+def _names(node):
+    "The names along one axis, from a group of columns or from an old table of records."
+    key = _names_key(node)
+    if hasattr(node, "dtype"): return _text(node[key])
+    return _text(node[key][()] if hasattr(node[key], "dtype") else ad.io.read_elem(node[key]))
+
+# %% ../nbs/foundations/reading.ipynb #acdcb2e0
+def _stored(node, shape):
+    "The matrix (CSR or CSC) at `node`, of this shape, that of the names; an error unless whole."
+    name, a = node.name[1:], node.attrs
+    kind = str(a.get("encoding-type", a.get("h5sparse_format", "")))
+    unknown = lambda: ValueError(f"{name} is encoded as {kind!r}, whose meaning is not known")
+    if hasattr(node, "dtype"):
+        if kind not in ("", "array"): raise unknown()
+        X = _sparse_rows(node)
+    else:
+        n = len(node["indptr"]) - 1
+        if not kind and shape[0] != shape[1]: kind = {shape[0]: "csr", shape[1]: "csc"}.get(n, "?")
+        kind = kind or "?"
+        if kind[:3] not in ("csr", "csc") or kind[3:] not in ("", "_matrix"): raise unknown()
+        X = getattr(sparse, f"{kind[:3]}_matrix")(
+            tuple(int(n) for n in a.get("shape", a.get("h5sparse_shape", shape))))
+        X.data, X.indices, X.indptr = (node[k][()] for k in ("data", "indices", "indptr"))
+        if X.data.dtype.kind not in "buif":
+            raise ValueError(f"{name} holds values of type {X.data.dtype}, not numbers")
+        if fault := matrix_fault(X): raise ValueError(f"{name} is broken: {fault}")
+    if X.shape != shape:
+        raise ValueError(f"{name} is {X.shape[0]:,} x {X.shape[1]:,}, but there are names for "
+            f"{shape[0]:,} cells and {shape[1]:,} genes")
+    return X
+
+# %% ../nbs/foundations/reading.ipynb #06fd97be
+def _columns(node):
+    "The columns of a table, in order; those announced and missing too."
+    if hasattr(node, "dtype"): return [c for c in node.dtype.names if c != _names_key(node)]
+    order = [str(c) for c in np.ravel(node.attrs.get("column-order", []))]
+    rest = [c for c in node if c not in order and c not in ("__categories", _names_key(node))]
+    return order + rest
+
+def _series(node, key, n):
+    "One column of a table, of `n` values; categories of version 0.7 are looked up."
+    col = node[key]
+    ref = getattr(col, "attrs", {}).get("categories")
+    if ref is not None:
+        names = node.file[ref]
+        v = pd.Categorical.from_codes(col[()], names[()] if names.dtype.kind in "iuf"
+            else _text(names[()]), ordered=bool(names.attrs.get("ordered", False)))
+    elif hasattr(node, "dtype"): v = _text(col) if col.dtype.kind in "SO" else col
+    else: v = ad.io.read_elem(col)
+    if np.shape(v) != (n,): raise ValueError(f"shape {np.shape(v)} where {n:,} values should be")
+    return v
+
+def _old_categories(adata):
+    "Before version 0.7, the names that codes in obs and var stand for were kept in uns."
+    for k in [k for k in adata.uns if k.endswith("_categories")]:
+        c, names = k.removesuffix("_categories"), np.atleast_1d(adata.uns[k])
+        for t in (adata.obs, adata.var):
+            if c in t and t[c].dtype.kind in "iu" and t[c].between(-1, len(names) - 1).all():
+                t[c] = pd.Categorical.from_codes(t[c], names); adata.uns.pop(k, None)
+
+# %% ../nbs/foundations/reading.ipynb #330ae6c6
+def _rescue_raw(adata, f, attempt):
+    "`raw`, if its matrix and its genes' names are whole, and what can be read about these genes."
+    X, var = (f[f"raw/{k}"] if "raw" in f else f[f"raw.{k}"] for k in ("X", "var"))
+    genes = _names(var)
+    raw = ad.AnnData(_stored(X, (adata.n_obs, len(genes))), obs=pd.DataFrame(index=adata.obs_names),
+        var=pd.DataFrame(index=genes))
+    def put(c): raw.var[c] = _series(var, c, len(genes))
+    for c in _columns(var): attempt(f"raw/var/{c}", lambda: put(c))
+    adata.raw = raw
+
+def _rescue_part(adata, f, k, attempt):
+    "Read what stands at `k` into `adata`, by `attempt`, each piece by itself."
+    slots = ("obs", "var", "layers", "obsm", "varm", "obsp", "varp", "uns")
+    node, slot = f[k], getattr(adata, k, None) if k in slots else None
+    def put(key, value): slot[key] = value()
+    if k in ("obs", "var"):
+        for c in _columns(node):
+            attempt(f"{k}/{c}", lambda: put(c, lambda: _series(node, c, len(slot))))
+    elif k == "layers":
+        for c in node: attempt(f"{k}/{c}", lambda: put(c, lambda: _stored(node[c], adata.shape)))
+    elif slot is not None and hasattr(node, "dtype"): # an old table of records
+        for c in node.dtype.names or (): attempt(f"{k}/{c}", lambda: put(c, lambda: node[c]))
+    elif slot is not None:
+        for c in node: attempt(f"{k}/{c}", lambda: put(c, lambda: ad.io.read_elem(node[c])))
+    elif k in ("raw", "raw.X"): attempt(k, lambda: _rescue_raw(adata, f, attempt))
+    elif k != "X" and not k.startswith("raw."): attempt(k, lambda: {}["not a part of AnnData"])
+
+# %% ../nbs/foundations/reading.ipynb #2d4ee1a4
+def _rescue(path, why):
+    """What can be read of an h5ad file that AnnData refuses; an error unless X and all names are
+    whole."""
+    import h5py
+    lost = []
+    def attempt(place, f):
+        try: f()
+        except MemoryError: raise
+        except Exception as e: lost.append(f"{place} ({one_line(e)[:90]})")
+    with h5py.File(path, "r") as f:
+        try:
+            cells, genes = _names(f["obs"]), _names(f["var"])
+            X = _stored(f["X"], (len(cells), len(genes)))
+        except MemoryError: raise
+        except Exception as e:
+            first = "" if str(e) == str(why) else f" ({one_line(why)[:90]})"
+            raise InputError(f"{path}: cannot be read{first} and not be rescued "
+                f"({one_line(e)[:120]}); copy or make it again") from e
+        adata = ad.AnnData(X, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
+        for k in f: _rescue_part(adata, f, k, attempt)
+    _old_categories(adata)
+    adata.uns.pop(KEYS.note, None)
+    for l in lost: log_warning(f"{path.name}: rescued without {l}")
+    add_note(adata, rescued=lost
+        or [f"all was read, though AnnData refuses the file ({one_line(why)[:90]})"])
+    return adata
+
+# %% ../nbs/foundations/reading.ipynb #006ac3e7
+def _read_h5ad(path):
+    "An h5ad file as AnnData reads it; where AnnData refuses, what can be rescued."
+    import h5py
+    with h5py.File(path, "r") as f:
+        for k, what in {"obs": "cells", "var": "genes"}.items():
+            if k not in f:
+                raise InputError(f"{path}: it has no {k}, so the names of the "
+                    f"{what} are lost; write it again from where it came")
+        X = f.get("X")
+        dense = (isinstance(X, h5py.Dataset) and X.ndim == 2 and len(X)
+            and X.attrs.get("encoding-type", "array") == "array")
+        how = dict(as_sparse=["X"], chunk_size=max(1, 2**23 // max(1, X.shape[1]))) if dense else {}
+    try:
+        adata = ad.read_h5ad(path, **how)
+        _sound(adata)
+        adata.uns.pop(KEYS.note, None) # what an earlier reading had to say
+        return adata
+    except MemoryError: raise
+    except Exception as e: return _rescue(path, e)
+
+# %% ../nbs/foundations/reading.ipynb #2cf78a27
+def _read_h5(path):
+    "An HDF5 file: h5ad, 10x (version 2 or 3), or X and Y."
+    import h5py
+    with h5py.File(path, "r") as f:
+        keys = set(f)
+        tenx = any(isinstance(g, h5py.Group) and {"barcodes", "indptr"} <= set(g)
+            for g in f.values())
+        if {"obs", "var"} & keys: pass
+        elif "X" in keys and isinstance(f["X"], h5py.Dataset): return _read_xy(f, path)
+        elif not tenx:
+            raise InputError(f"{path}: neither h5ad, nor 10x, nor X and Y: it "
+                f"holds {', '.join(sorted(keys)) or 'nothing'}")
+    if {"obs", "var"} & keys: return _read_h5ad(path)
+    import scanpy as sc
+    return _expression(sc.read_10x_h5(path, gex_only=False))
+
+# %% ../nbs/foundations/reading.ipynb #a06da932
+_CELL = r"(?:.*[^A-Za-z])?[ACGTN]{8,}(?:[^A-Za-z].*)?|(?i:cell)[_.-]?\d+"
+_GENE = (
+    r"ENS[A-Z]*G\d{6,}(?:\.\d+)?(?:[_|].*)?|(?:FBgn|WBGene)\d+|AT[1-5MC]G\d{5}|(?i:gene)[_.-]?\d+")
+_KNOWN = set("""
+ACTB ACTG1 AIF1 ALB APOE B2M CALR CD14 CD19 CD3D CD3E CD4 CD74 CD79A CD79B CD8A COL1A1 CST3 CTSS
+CYCS EEF1A1 EEF2 ENO1 EPCAM FCGR3A FOS FTH1 FTL GAD1 GAD2 GAPDH GFAP GNLY GZMB HBA1 HBB HLA-A
+HLA-B HLA-C HLA-DRA HSP90AA1 IGHM IL7R INS JUN KIT KLRB1 KRT18 KRT8 LGALS1 LST1 LYZ MALAT1 MBP
+MKI67 MS4A1 MT-CO1 MT-CO2 MT-ND1 NEAT1 NKG7 OLIG1 OLIG2 PECAM1 PLP1 PPBP PTPRC RBFOX3 RPL13 RPL3
+RPLP0 RPS18 RPS27 RPS6 S100A8 S100A9 SLC17A7 SNAP25 SPARC TMSB4X TOP2A TPT1 TRAC TUBA1B TYROBP UBC
+VIM XIST
+""".split())
+
+# %% ../nbs/foundations/reading.ipynb #6842683c
+def _looks(names, pattern):
+    "Whether most of `names` (5,000 of them at most) have the form of `pattern`."
+    some = pd.Series(names[::max(1, len(names) // 5000)], dtype=str)
+    return len(some) > 0 and some.str.fullmatch(pattern).mean() > .5
+
+def _like_genes(names):
+    """Whether names are names of genes: by their form, or five or more (in a short list, a
+    fifth) that are well known."""
+    known = len(_KNOWN & {str(n).upper() for n in names})
+    return _looks(names, _GENE) or known >= 5 or known >= max(2, len(names) / 5)
+
+def _genes_in_rows(rows, cols):
+    "Whether names show that rows are genes and columns cells."
+    return ((_like_genes(rows) or _looks(cols, _CELL))
+        and not (_looks(rows, _CELL) or _like_genes(cols)))
+
+# %% ../nbs/foundations/reading.ipynb #2ca3d78d
+def _oriented(adata, transpose, path):
+    "Cells in rows: turned round if told so, or if the names show it."
+    told = transpose is not None
+    if not (transpose if told else _genes_in_rows(adata.obs_names, adata.var_names)): return adata
+    adata.raw = None # its genes would be cells
+    adata = adata.T.copy()
+    if sparse.issparse(adata.X): adata.X = adata.X.tocsr()
+    for k, v in adata.layers.items(): adata.layers[k] = v.tocsr() if sparse.issparse(v) else v
+    if not told:
+        log_warning(f"{path.name}: genes are in rows, by their names, so the table "
+            f"was turned; transpose=False if that is wrong")
+    add_note(adata, transposed=True)
+    return adata
+
+# %% ../nbs/foundations/reading.ipynb #6753cfd9
+def _unique_genes(adata):
+    "Make gene names unique (A, A-1, A-2) and take a note of it."
+    n = int(adata.var_names.duplicated().sum())
+    if n:
+        adata.var_names_make_unique()
+        add_note(adata, renamed_genes=n)
+    return adata
+
+# %% ../nbs/foundations/reading.ipynb #6ba92178
+def read(path, # file or 10x folder
+         *, label_key=None, # a column of obs that must be there; in a text table, its labels
+         transpose=None, # genes are in rows (True), are not (False), or as the names show (None)
+         allow_non_integer=False, # take other values than integers as pseudo-counts
+        ) -> ad.AnnData: # cells x genes
+    "Read a count matrix, whatever it is stored in."
+    path = Path(path)
+    if not path.exists(): raise InputError(f"{path}: there is no such file or folder")
+    readers = {"h5": _read_h5, "10x folder": _read_mtx,
+        "table": lambda p: _read_table(p, label_key)}
+    try:
+        kind = _kind(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adata = readers[kind](path)
+            _sound(adata)
+            adata = _unique_genes(_oriented(adata, transpose, path))
+    except (InputError, MemoryError): raise
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: this text is not UTF-8 (byte "
+            f"{e.object[e.start]:#x} at {e.start:,}): save it as UTF-8") from e
+    except Exception as e:
+        raise InputError(
+            f"{path}: cannot be read ({one_line(e)}); is it whole? Copy or make it again") from e
+    if label_key is not None: column(adata, label_key, "label")
+    add_note(adata, non_integer=bool(allow_non_integer))
+    if allow_non_integer:
+        try: check_counts(adata, allow_non_integer=True) # for its warning
+        except CountsError: pass # whoever uses them will check
     return adata
 
 # %% ../nbs/foundations/reading.ipynb #effe0bff
@@ -617,21 +613,24 @@ def _bytes(X):
     if sparse.issparse(X): return X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
     return X.nbytes if isinstance(X, np.ndarray) else 0
 
+def _nonzeros(X):
+    "How many values of a matrix are not zero; all of them for a dense one on disk."
+    if isinstance(X, np.ndarray): return int(np.count_nonzero(X))
+    if hasattr(X, "nnz"): return int(X.nnz)
+    return len(X.group["data"]) if hasattr(X, "group") else X.shape[0] * X.shape[1]
+
 def memory_estimate(adata, # the data, or (cells, genes, non-zeros)
                     *, layer=None, # see `which_layer`
                     n_top_genes=2000, # genes the model sees; None: all
                     baseline=True, # whether the baseline is computed too
                    ) -> MemoryEstimate: # its `total` is in bytes
-    """How much memory clustering will take at its highest point; a rough figure, known before
-    the start."""
+    "How much memory clustering will take at its highest point: rough, but known before the start."
     if isinstance(adata, tuple): (n, genes, nnz), stored = adata, 8 * adata[2]
     else:
-        X, (n, genes) = (adata.X if (layer := which_layer(adata, layer)) == "X"
-            else adata.layers[layer], adata.shape)
-        nnz = int(np.count_nonzero(X)) if isinstance(X, np.ndarray) else int(X.nnz) if hasattr(X,
-            "nnz") else len(X.group["data"]) if hasattr(X, "group") else n * genes
-        stored = sum(map(_bytes, [adata.X, *adata.layers.values(),
-                    None if adata.isbacked or adata.raw is None else adata.raw.X]))
+        layer, (n, genes) = which_layer(adata, layer), adata.shape
+        nnz = _nonzeros(adata.X if layer == "X" else adata.layers[layer])
+        raw = None if adata.isbacked or adata.raw is None else adata.raw.X
+        stored = sum(map(_bytes, [adata.X, *adata.layers.values(), raw]))
     on_disk, seen = stored == 0, min(n_top_genes or genes, genes)
     csr, dense = 8 * nnz, 4 * n * min(2000, genes)
     # the last: weights, gradients and moments
@@ -641,8 +640,7 @@ def memory_estimate(adata, # the data, or (cells, genes, non-zeros)
 
 # %% ../nbs/foundations/reading.ipynb #eb6033fb
 def _not_backed(path, layer):
-    """Why the counts of a file cannot stay on disk, seen before anything is loaded; empty where
-    they may."""
+    "Why the counts of a file cannot stay on disk; empty where they may."
     import h5py
     only = "the counts cannot stay on disk, since only X can, and only if it is stored by rows"
     if layer not in (None, "X"): return f"{only} (not layer {layer!r})"
@@ -651,9 +649,9 @@ def _not_backed(path, layer):
             if layer is None and f"layers/{KEYS.counts}" in f:
                 return f"{only}, and here they are in layers[{KEYS.counts!r}]"
             X = f.get("X")
-            if isinstance(X, h5py.Group) and (kind := str(X.attrs.get("encoding-type",
-                            X.attrs.get("h5sparse_format", "csr"))))[:3] != "csr":
-                return f"{only} (X is {kind})"
+            if isinstance(X, h5py.Group):
+                kind = str(X.attrs.get("encoding-type", X.attrs.get("h5sparse_format", "csr")))
+                if kind[:3] != "csr": return f"{only} (X is {kind})"
     except OSError: pass
     return "" # what cannot be opened is told by what opens it
 

@@ -30,8 +30,8 @@ def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_
     exact = np.expm1(X.data) * np.repeat(total, np.diff(X.indptr)) / 1e4
     X.data = np.rint(exact)
     if np.abs(exact - X.data).max() > .1:
-        raise InputError("scanpy's pbmc68k_reduced is not the one that the counts can "
-            "be recovered from: use another data set")
+        raise InputError("scanpy's pbmc68k_reduced is not the one that the counts can be "
+            "recovered from: use another data set")
     X.eliminate_zeros()
     obs = pd.DataFrame({"cell_type": src.obs["bulk_labels"].astype("category"),
             "n_counts_all_genes": total}, index=src.obs_names.astype(str).rename(None))
@@ -39,25 +39,46 @@ def embedded() -> ad.AnnData: # 700 cells x 765 genes; obs: cell_type, n_counts_
         var=pd.DataFrame(index=src.raw.var_names.astype(str).rename(None)))
 
 # %% ../nbs/foundations/registry.ipynb #40bc254a
-_scdc = "https://github.com/ttgump/scDCC/raw/142e4e0370f4134751e92a160f95f97fce8db369/data/Small_Datasets/"
-_glue = "http://download.gao-lab.org/GLUE/dataset/"
-
 def _entry(what, cells, genes, label, source, url=None, sha256=None):
     return dict(what=what, cells=cells, genes=genes, label=label,
         source=source, url=url, sha256=sha256)
 
+_github = "https://github.com/ttgump/"
+_scdc = _github + "scDCC/raw/142e4e0370f4134751e92a160f95f97fce8db369/data/Small_Datasets/"
+_scdeepcluster = (_github + "scDeepCluster/raw/ff7f29d003be7112c6a3dcab37c44d461423647d/"
+    "scRNA-seq%20data/")
+_glue = "http://download.gao-lab.org/GLUE/dataset/"
+
 # %% ../nbs/foundations/registry.ipynb #8167d5c3
-REGISTRY = {"pbmc3k": _entry("PBMC, the everyday example, nine types", 2700, 13714, "cell_type", "github.com/zdebruine/RcppML data/pbmc3k.rda @5dfd53f; 10x Genomics"), "pbmc4k": _entry("PBMC, 2,000 variable genes, eight clusters", 4271, 2000, "cell_type", "Tian 2019; Zheng 2017", _scdc + "10X_PBMC_top2000.h5", "ec78ead405dfa988d6156c12068b49c0782ca58f5ed52c938d8ba8e8377eb16e"), "worm_neuron": _entry("worm neurons, all cells and genes, ten clusters", 4186, 13488, "cell_type", "Tian 2019; Cao 2017", "https://github.com/ttgump/scDeepCluster/raw/ff7f29d003be7112c6a3dcab37c44d461423647d/scRNA-seq%20data/worm_neuron_cell.h5", "4f2a3c4b8492bcd11d957a8a74098ba258c271d714718c175854a7c44b1e31e6"), "mouse_bladder": _entry("mouse bladder, about 2,000 variable genes, 16 clusters", 2746, 2003, "cell_type", "Tian 2019; Han 2018", _scdc + "mouse_bladder_cell_top2000.h5", "2a97282cf325a4b2a63c2b818be82c453007f29838c7280f30dadd01be4501ab"), "paul15": _entry("myeloid progenitors, a continuum in 19 clusters", 2730, 3451, "cell_type", "Paul 2015, through scanpy.datasets.paul15", "https://falexwolf.de/data/paul15.h5"), "snare_cortex": _entry("mouse cortex, SNARE-seq, 22 types", 9190, None, None, "Chen 2019, by way of GLUE", _glue + "Chen-2019-RNA.h5ad"), "multiome_pbmc": _entry("PBMC, 10x Multiome, used without labels", 9631, 29095, None, "10x Genomics, by way of GLUE", _glue + "10x-Multiome-Pbmc10k-RNA.h5ad"),}
+REGISTRY = {
+    "pbmc3k": _entry("PBMC, the everyday example, nine types", 2700, 13714, "cell_type",
+        "github.com/zdebruine/RcppML data/pbmc3k.rda @5dfd53f; 10x Genomics"),
+    "pbmc4k": _entry("PBMC, 2,000 variable genes, eight clusters", 4271, 2000, "cell_type",
+        "Tian 2019; Zheng 2017", _scdc + "10X_PBMC_top2000.h5",
+        "ec78ead405dfa988d6156c12068b49c0782ca58f5ed52c938d8ba8e8377eb16e"),
+    "worm_neuron": _entry("worm neurons, all cells and genes, ten clusters", 4186, 13488,
+        "cell_type", "Tian 2019; Cao 2017", _scdeepcluster + "worm_neuron_cell.h5",
+        "4f2a3c4b8492bcd11d957a8a74098ba258c271d714718c175854a7c44b1e31e6"),
+    "mouse_bladder": _entry("mouse bladder, about 2,000 variable genes, 16 clusters", 2746, 2003,
+        "cell_type", "Tian 2019; Han 2018", _scdc + "mouse_bladder_cell_top2000.h5",
+        "2a97282cf325a4b2a63c2b818be82c453007f29838c7280f30dadd01be4501ab"),
+    "paul15": _entry("myeloid progenitors, a continuum in 19 clusters", 2730, 3451, "cell_type",
+        "Paul 2015, through scanpy.datasets.paul15", "https://falexwolf.de/data/paul15.h5"),
+    "snare_cortex": _entry("mouse cortex, SNARE-seq, 22 types", 9190, None, None,
+        "Chen 2019, by way of GLUE", _glue + "Chen-2019-RNA.h5ad"),
+    "multiome_pbmc": _entry("PBMC, 10x Multiome, used without labels", 9631, 29095, None,
+        "10x Genomics, by way of GLUE", _glue + "10x-Multiome-Pbmc10k-RNA.h5ad")}
 
 # %% ../nbs/foundations/registry.ipynb #c9c5734e
-REGISTRY |= {"cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 500,
-        "cell_type", "Tian 2019; github.com/PLN-team/PLNmodels data/scRNA.rda @7ca4090"),
-    "cell_lines_batches": _entry("five cell lines in five batches", 1408, 5000,
-        "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
-    "rna_mix": _entry("RNA mixtures of known proportions", 636,
-        6000, "cell_type", "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
-    "papalexi21": _entry("CRISPR Perturb-seq, 25 targets and controls",
-        20729, 299, "perturbation", "Papalexi 2021; github.com/Katsevich-Lab/sceptre @823bcda"),
+REGISTRY |= {
+    "cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 500, "cell_type",
+        "Tian 2019; github.com/PLN-team/PLNmodels data/scRNA.rda @7ca4090"),
+    "cell_lines_batches": _entry("five cell lines in five batches", 1408, 5000, "cell_type",
+        "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
+    "rna_mix": _entry("RNA mixtures of known proportions", 636, 6000, "cell_type",
+        "Tian 2019; github.com/LuyiTian/sc_mixology data/csv @7d00ffb"),
+    "papalexi21": _entry("CRISPR Perturb-seq, 25 targets and controls", 20729, 299, "perturbation",
+        "Papalexi 2021; github.com/Katsevich-Lab/sceptre @823bcda"),
     "kang18": _entry("PBMC with and without interferon beta", 1556, 1267, "cell_type",
         "Kang 2018; github.com/HelenaLC/muscat data/example_sce.rda @017b290"),
     "kang18_ctrl": _entry("PBMC of eight donors, unstimulated", 12261, 1287, "cell_type",
@@ -65,7 +86,7 @@ REGISTRY |= {"cell_lines_10x": _entry("five cell lines, easy, 500 genes", 3918, 
     "dca_sim2": _entry("simulated, two groups, true counts known", 2000, 200, "cell_type",
         "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group2 @d5128e3"),
     "dca_sim6": _entry("simulated, six groups, true counts known", 1998, 200, "cell_type",
-        "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group6 @d5128e3"),}
+        "Eraslan 2019; github.com/theislab/dca data/simulation/sim/group6 @d5128e3")}
 
 # %% ../nbs/foundations/registry.ipynb #4f807aa5
 def _cache(cache=None):
@@ -156,19 +177,19 @@ def _download(name, entry, folder):
     level = quiet.level
     quiet.setLevel("WARNING")
     try:
-        f = Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"], fname=entry["url"]
-                .rsplit("/", 1)[-1], path=folder, downloader=_resuming(part, known)))
+        f = Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"],
+            fname=entry["url"].rsplit("/", 1)[-1], path=folder, downloader=_resuming(part, known)))
     finally:
         quiet.setLevel(level)
         if not known: part.unlink(missing_ok=True)
     if entry["sha256"] is None:
-        log.warning("%s: no sha256 is listed for %s; the file received has %s", name,
-            entry["url"], pooch.file_hash(str(f)))
+        log.warning("%s: no sha256 is listed for %s; the file received has %s",
+            name, entry["url"], pooch.file_hash(str(f)))
     adata = read(f)
     if f.suffix == ".h5" and "cell_type" in adata.obs: # numbers become names, as in the other sets
         number = adata.obs["cell_type"].astype(str)
-        adata.obs["label_int"], adata.obs["cell_type"] = (number.astype(int),
-            pd.Categorical("cluster_" + number))
+        adata.obs["label_int"] = number.astype(int)
+        adata.obs["cell_type"] = pd.Categorical("cluster_" + number)
     return adata
 
 # %% ../nbs/foundations/registry.ipynb #c9cca724
@@ -202,8 +223,8 @@ def fetch(name, # a data set's name
         try: adata = _paul15(tmp) if name == "paul15" else _download(name, entry, tmp)
         except MemoryError: raise
         except Exception as e:
-            raise InputError(f"data set {name!r} is not on this machine and could not "
-                f"be downloaded from {entry['url']} ({one_line(e)}): {here}") from e
+            raise InputError(f"data set {name!r} is not on this machine and could not be "
+                f"downloaded from {entry['url']} ({one_line(e)}): {here}") from e
         adata.uns["source"] = entry["source"]
         write_h5ad(adata, cache / f"{name}.h5ad")
     return cache / f"{name}.h5ad"
