@@ -22,6 +22,7 @@ def environment_python(
         *(p/f".venv-{name}" for p in (Path.cwd(), *Path.cwd().parents))]
     return next((str(p/"bin"/"python") for p in here if (p/"bin"/"python").is_file()), None)
 
+# %% ../../nbs/studies/peers.ipynb #4f293633
 def run_in_environment(
     name:str, # see `environment_python`
     code:str, # Python
