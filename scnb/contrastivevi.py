@@ -20,7 +20,8 @@ from .losses import kl_normal
 from .metrics import latent_auc
 from .nn import GaussianLatent, count_loss
 from .train import adam, child_seed
-from .vae_norms import ConditionalMLP, ElboTask, LatentModel, VAENet, level_names, measure_library
+from .vae_norms import (ConditionalMLP, ElboTask, LatentModel, VAENet, level_names,
+    measure_library)
 
 # %% ../nbs/06_contrastivevi.ipynb #56f2515d
 class ContrastiveNet(VAENet):
@@ -31,8 +32,8 @@ class ContrastiveNet(VAENet):
         body = dict(n_hidden=n_hidden, n_layers=n_layers, norm=norm, groups=groups)
         # encoder, latent: of the background
         super().__init__(n_genes, n_background, dropout=dropout, n_batches=n_batches, **body, **kw)
-        self.salient_encoder, self.salient = (ConditionalMLP(n_genes, **body, dropout=dropout),
-            GaussianLatent(n_hidden, n_salient))
+        self.salient_encoder = ConditionalMLP(n_genes, **body, dropout=dropout)
+        self.salient = GaussianLatent(n_hidden, n_salient)
         # in place of the VAE's
         self.decoder = ConditionalMLP(n_background + n_salient + n_covariates,
             **body, n_batches=n_batches)
@@ -44,15 +45,17 @@ class ContrastiveNet(VAENet):
 
 # %% ../nbs/06_contrastivevi.ipynb #9017a7ad
 @patch
-# -> z and s, each as (draw, mean, log-variance), each (cells, latent)
-def posteriors(self:ContrastiveNet, x):
+def posteriors(self:ContrastiveNet,
+    x # input (cells, genes)
+): # z and s, each as (draw, mean, log-variance), each (cells, latent)
     "Both latents of each cell, from its expression and nothing else."
     x = self.noise(x)
     return self.latent(self.encoder(x)), self.salient(self.salient_encoder(x))
 
 @patch
-# -> (cells, background + salient + covariates)
-def together(self:ContrastiveNet, z, s, covariates=None):
+def together(self:ContrastiveNet,
+    z, s, covariates=None # (cells, background), (cells, salient), (cells, covariates)
+): # (cells, background + salient + covariates)
     "What the decoder sees beside the batch."
     if covariates is None: return torch.cat([z, s], 1)
     return torch.cat([z, s, (covariates - self.covariate_mean) / self.covariate_std], 1)
@@ -67,8 +70,8 @@ def forward(self:ContrastiveNet, x, library, b, covariates, target): # target: (
         kl = kl + more
     s = torch.where(target[:, None], s, 0.)                          # exactly zero for controls
     logits = {} if self.classifier is None else dict(logits=self.classifier(q_s[0]))
-    return self.decode(self.together(z, s, covariates), library, b) | dict(kl_z=kl,
-        kl_s=kl_s, q_z=q_z, q_s=q_s) | logits
+    out = self.decode(self.together(z, s, covariates), library, b)
+    return out | dict(kl_z=kl, kl_s=kl_s, q_z=q_z, q_s=q_s) | logits
 
 # %% ../nbs/06_contrastivevi.ipynb #403b98eb
 def wasserstein(
@@ -116,15 +119,15 @@ class PairedBatches:
         self.batches, rows = batches, batches.index
         self.groups = rows[control[rows]], rows[~control[rows]]
         self.n_pairs, self.epoch = max(map(len, self.groups)), 0
-        self.cuts = [*range(0, per_rank := -(-self.n_pairs // batches.world_size),
-                max(1, batches.batch_size // 2)), per_rank]
+        per_rank = -(-self.n_pairs // batches.world_size)
+        self.cuts = [*range(0, per_rank, max(1, batches.batch_size // 2)), per_rank]
     def __len__(self): return len(self.cuts) - 1
     def set_epoch(self, epoch): self.epoch = int(epoch)
     def order(self): # -> (pairs, 2) row numbers
-        rng, n, b = (np.random.default_rng([self.batches.seed, self.epoch]),
-            self.n_pairs, self.batches)
-        rounds = lambda rows: np.concatenate(
-            [rng.permutation(rows) for _ in range(-(-n // len(rows)))])[:n]
+        n, b = self.n_pairs, self.batches
+        rng = np.random.default_rng([b.seed, self.epoch])
+        def rounds(rows):
+            return np.concatenate([rng.permutation(rows) for _ in range(-(-n // len(rows)))])[:n]
         pairs = np.stack([rounds(rows) for rows in self.groups], 1)
         return np.resize(pairs, (-(-n // b.world_size) * b.world_size, 2))[b.rank::b.world_size]
     def iterate(self, start=0):
@@ -154,16 +157,17 @@ class ContrastiveTask(ElboTask):
         nll = count_loss(self.module.head.likelihood, batch.counts, out, backend=self.backend)
         kl_z, kl_s = out["kl_z"].mean(), out["kl_s"].mean()
         terms = self.penalties(out, group, b) if beta is None else {}
-        extra = kl_z + self.weights["salient_kl"] * kl_s + sum(self.weights[k] * v
-            for k, v in terms.items())
+        penalty = sum(self.weights[k] * v for k, v in terms.items())
+        extra = kl_z + self.weights["salient_kl"] * kl_s + penalty
         return dict(loss=nll + (self.beta if beta is None else beta) * extra / genes,
             elbo=-nll.detach() * genes - (kl_z + kl_s).detach(), kl_z=kl_z, kl_s=kl_s) | terms
     def penalties(self, out, group, b):
         "Those that have a weight; of one minibatch, before they are weighted."
         target, (s, logvar) = group > 0, out["q_s"]
         terms = dict(wasserstein=lambda: wasserstein(s, logvar, ~target),
-            match=lambda: mismatch(out["q_z"][0], group), batch_match=lambda: mismatch(s[target],
-                b[target], self.balance.to(s.device)[group[target], b[target]]),
+            match=lambda: mismatch(out["q_z"][0], group),
+            batch_match=lambda: mismatch(s[target], b[target],
+                self.balance.to(s.device)[group[target], b[target]]),
             classifier=lambda: cross_entropy(out["logits"], group))
         return {k: f() for k, f in terms.items() if self.weights[k]}
 
@@ -198,11 +202,15 @@ class ContrastiveVI(LatentModel):
         warmup=20,
         lr=1e-3, backend="auto", # as in `VAE`
     ):
-        self.condition_key, self.control, self.n_salient, self.n_background, self.n_hidden, self.n_layers = condition_key, control, n_salient, n_background, n_hidden, n_layers
-        self.likelihood, self.dispersion, self.norm, self.groups, self.dropout, self.noise, self.library = likelihood, dispersion, norm, groups, dropout, noise, library
-        self.batch_key, self.covariate_keys, self.wasserstein, self.match, self.batch_match, self.classifier, self.salient_kl = batch_key, covariate_keys, wasserstein, match, batch_match, classifier, salient_kl
-        self.weight_decay, self.n_top_genes, self.warmup, self.lr, self.backend = (weight_decay,
-            n_top_genes, warmup, lr, backend)
+        self.condition_key, self.control = condition_key, control
+        self.n_salient, self.n_background = n_salient, n_background
+        self.n_hidden, self.n_layers, self.norm, self.groups = n_hidden, n_layers, norm, groups
+        self.likelihood, self.dispersion, self.library = likelihood, dispersion, library
+        self.dropout, self.noise, self.weight_decay = dropout, noise, weight_decay
+        self.batch_key, self.covariate_keys = batch_key, covariate_keys
+        self.wasserstein, self.match, self.batch_match = wasserstein, match, batch_match
+        self.classifier, self.salient_kl, self.warmup = classifier, salient_kl, warmup
+        self.n_top_genes, self.lr, self.backend = n_top_genes, lr, backend
 
 # %% ../nbs/06_contrastivevi.ipynb #15506d90
 _KINDS = ("salient", "background")
@@ -210,10 +218,11 @@ _KINDS = ("salient", "background")
 @patch
 def _known(self:ContrastiveVI, view, other=None):
     control = str(self.control)
-    found = dict(batch_names_=level_names(view, self.batch_key), group_names_=[control,
-            *(g for g in level_names(view, self.condition_key, "condition") if g != control)])
-    return found if other is None else {k: _same_names(k, v, getattr(other, k))
-        for k, v in found.items()}
+    groups = level_names(view, self.condition_key, "condition")
+    found = dict(batch_names_=level_names(view, self.batch_key),
+        group_names_=[control, *(g for g in groups if g != control)])
+    if other is None: return found
+    return {k: _same_names(k, v, getattr(other, k)) for k, v in found.items()}
 
 def _same_names(name, mine, theirs):
     "The names in the order of a model to start from, which must have the same ones."
@@ -233,10 +242,9 @@ def _build(self:ContrastiveVI, n_genes):
         n_classes=len(self.group_names_) if self.classifier else 0)
 
 @patch
-# -> (cells,) 0 for controls, else the number of the target group
-def _groups(self:ContrastiveVI, adata):
-    return torch.from_numpy(encode_levels(column(adata, self.condition_key, "condition"),
-            self.condition_key, self.group_names_)[0])
+def _groups(self:ContrastiveVI, adata): # -> (cells,) 0 for controls, else the target group
+    values = column(adata, self.condition_key, "condition")
+    return torch.from_numpy(encode_levels(values, self.condition_key, self.group_names_)[0])
 
 @patch
 def _fields(self:ContrastiveVI):
@@ -295,8 +303,10 @@ def _task(self:ContrastiveVI, module, fit):
             f"{len(fit.train) - n_controls} targets to train on: hold out fewer cells")
     weights = {k: getattr(self, k)
         for k in ("wasserstein", "match", "batch_match", "classifier", "salient_kl")}
-    balance = _balanced(group[fit.train], fit.batches(fit.train,
-            shuffle=False).extras["batch"][fit.train]) if self.batch_match else None
+    balance = None
+    if self.batch_match:
+        batch = fit.batches(fit.train, shuffle=False).extras["batch"][fit.train]
+        balance = _balanced(group[fit.train], batch)
     return ContrastiveTask(module, group, weights, **self._elbo_settings(fit),
         weight_decay=self.weight_decay, balance=balance)
 
@@ -321,9 +331,7 @@ def measure_covariates(module, fit):
 # %% ../nbs/06_contrastivevi.ipynb #252539ea
 @patch
 def transform(self:ContrastiveVI,
-    # AnnData with raw counts of the same genes, by name, in any order; the condition is not looked
-    # at
-    adata,
+    adata, # AnnData with raw counts of the same genes, in any order; its condition is not used
     kind:str="salient", # "salient" or "background"
     *, sample:bool=False, # a draw in place of the mean
     seed:int=0, # of the draw
@@ -331,8 +339,8 @@ def transform(self:ContrastiveVI,
     "The mean of s or of z for each cell."
     if kind not in _KINDS:
         raise InputError(f"kind={kind!r} is not known: use one of {', '.join(map(repr, _KINDS))}")
-    return self._drawn(adata, lambda module,
-        b: module.posteriors(b.x)[_KINDS[::-1].index(kind)][0 if sample else 1], seed)
+    which, what = _KINDS[::-1].index(kind), 0 if sample else 1
+    return self._drawn(adata, lambda module, b: module.posteriors(b.x)[which][what], seed)
 
 # %% ../nbs/06_contrastivevi.ipynb #c775d939
 @patch
@@ -346,8 +354,9 @@ def elbo(self:ContrastiveVI,
     better."""
     self._check_fitted()
     target = self._groups(adata) > 0
-    return self._bound(adata, lambda module, b: module(*module.fields(b), b.covariates,
-            target.to(b.x.device)[b.index]), per_cell, n_samples, seed)
+    def decoded(module, b):
+        return module(*module.fields(b), b.covariates, target.to(b.x.device)[b.index])
+    return self._bound(adata, decoded, per_cell, n_samples, seed)
 
 # %% ../nbs/06_contrastivevi.ipynb #48d92ddb
 @patch
@@ -371,15 +380,17 @@ def effects(self:ContrastiveVI,
     group:str=None, # a target group; None: all target cells
     *, background:bool=True, # False: with the background removed
     cells=None, # (cells,) of bool, to look at some only
-)->pd.DataFrame: # gene -> "log2_fold", "with", "without" (mean share, per 10,000); the model's genes, largest change first
+# gene -> "log2_fold", "with", "without" (mean share, per 10,000); the model's genes, largest
+# change first
+)->pd.DataFrame:
     "What the salient part does to each gene: target cells decoded with it and without it."
     self._check_fitted()
     code = self._groups(adata).numpy()
     if group is not None and str(group) not in self.group_names_[1:]:
         raise InputError(f"group={group!r} is no target group: there are "
             f"{', '.join(map(repr, self.group_names_[1:10]))}")
-    rows = (code > 0 if group is None else code == self.group_names_.index(str(group))) & (True
-        if cells is None else np.asarray(cells, bool))
+    rows = code > 0 if group is None else code == self.group_names_.index(str(group))
+    if cells is not None: rows = rows & np.asarray(cells, bool)
     if not rows.any(): raise InputError("no target cell is left to look at")
     some, at = adata[rows], self.recipe_.match(adata)
     with_, without = (self.decode(some, salient=s, background=background)[:, at]
@@ -396,21 +407,22 @@ def reading(
     labels, # (cells,) codes
     strata, # (cells,) codes: labels are permuted within
     n_permutations=20, seed=0, # of the null
-)->dict: # auc: of each label against the rest, averaged; null: 95 % quantile of the same for permuted labels
+# auc: of each label against the rest, averaged; null: 95 % quantile of the same for permuted
+# labels
+)->dict:
     "How well can labels be read from a latent, beside permuted labels?"
     rng = np.random.default_rng(seed)
     levels = [v for v in np.unique(labels) if 2 <= (labels == v).sum() < len(labels)]
     if not levels: return dict(auc=None, null=None)             # nothing to tell apart
-    score = lambda y: float(np.mean(
-            [latent_auc(z, y == v, seed=seed) for v in levels[:1 if len(levels) == 2 else None]]))
+    asked = levels[:1] if len(levels) == 2 else levels
+    score = lambda y: float(np.mean([latent_auc(z, y == v, seed=seed) for v in asked]))
     def permuted():
         order = np.lexsort((rng.random(len(labels)), strata))
         y = np.empty_like(labels)
         y[np.lexsort((np.arange(len(labels)), strata))] = labels[order]
         return y
-    return dict(auc=score(labels),
-        null=float(np.quantile([score(permuted()) for _ in range(n_permutations)], .95))
-        if n_permutations else None)
+    auc, null = score(labels), [score(permuted()) for _ in range(n_permutations)]
+    return dict(auc=auc, null=float(np.quantile(null, .95)) if null else None)
 
 # %% ../nbs/06_contrastivevi.ipynb #b5441e1d
 @patch
@@ -422,7 +434,9 @@ def leakage(self:ContrastiveVI,
     max_cells:int=3000, # a sample, where there are more
     seed:int=0, # of sample, folds and permutations
     spaces:dict=None, # coordinates of all cells by kind, if they are known already
-)->dict: # per question dict(auc, null): "background_condition", "salient_condition", "salient_KEY", "background_KEY"; "salient_norm": dict(control, target)
+# per question dict(auc, null): "background_condition", "salient_condition", "salient_KEY",
+# "background_KEY"; "salient_norm": dict(control, target)
+)->dict:
     """What can be read where it should not be: the condition from the background, shared labels
     from the salient."""
     self._check_fitted()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import leaky_relu, log_softmax
 from .counts import InputError, encode_levels, column, counts_of
 from .losses import gradient_penalty
-from .nn import ConditionalNorm, NORMS, n_params
+from .nn import ConditionalNorm, NORMS
 from .train import Callback, EarlyStopping, Fit, Task, adam, child_seed
 from .model import Model
 
@@ -43,8 +43,8 @@ def _nb_profiles(
 ): # log shares and log theta, each (n, genes) float32
     """Shares and inverse dispersion of each cluster, by smoothed means and by maximum likelihood
     on a grid."""
-    total = torch.zeros(n, counts.shape[1], dtype=torch.float64).index_add_(0, torch.as_tensor(k),
-        torch.from_numpy(counts.toarray()).double())
+    total = torch.zeros(n, counts.shape[1], dtype=torch.float64)
+    total.index_add_(0, torch.as_tensor(k), torch.from_numpy(counts.toarray()).double())
     average = total.sum(0) / total.sum()
     # (n, genes), rows sum to one
     rho = (total + smooth * average) / (total.sum(1, keepdim=True) + smooth)
@@ -54,8 +54,8 @@ def _nb_profiles(
         # (cells, genes)
         mu = (x.sum(1, keepdim=True) * rho[at].float()).clamp(min=1e-8)
         for f, theta in zip(fit, _THETAS):
-            f.index_add_(0, at, torch.lgamma(x + theta) - torch.lgamma(theta) - theta
-                * torch.log1p(mu / theta) + x * (mu.log() - (theta + mu).log()))
+            f.index_add_(0, at, torch.lgamma(x + theta) - torch.lgamma(theta)
+                - theta * torch.log1p(mu / theta) + x * (mu.log() - (theta + mu).log()))
     fit += prior / counts.shape[0] * fit.sum(1, keepdim=True)
     return rho.clamp(min=1e-8).log().float(), _THETAS.log()[fit.argmax(0)]
 
@@ -86,8 +86,9 @@ class Profiles(nn.Module):
         self.log_share.copy_(log_share); self.log_theta.copy_(log_theta)
         total = np.asarray(counts.sum(1)).ravel()
         for i in range(len(self.library)):
-            self.library[i] = torch.from_numpy(np.quantile(total[k == i] if (k == i).any()
-                    else total, np.linspace(0, 1, 65)).astype(np.float32)).clamp(min=1)
+            mine = total[k == i] if (k == i).any() else total
+            quantiles = np.quantile(mine, np.linspace(0, 1, 65)).astype(np.float32)
+            self.library[i] = torch.from_numpy(quantiles).clamp(min=1)
         self.weight.zero_().index_put_((torch.as_tensor(c), torch.as_tensor(k)),
             torch.ones(len(k)), accumulate=True)
         self.weight /= self.weight.sum(1, keepdim=True).clamp(min=1)
@@ -119,8 +120,8 @@ class Generator(nn.Module):
         for layer, norm in zip(self.layers, self.norms):
             h = leaky_relu(norm(layer(h), k), .2 if self.head == "counts" else 0.)
         if self.head == "counts":
-            return log_softmax(profiles.log_share[k] + self.out(torch.cat([h, z], 1)),
-                1).exp() * library[:, None]
+            log_share = profiles.log_share[k] + self.out(torch.cat([h, z], 1))
+            return log_softmax(log_share, 1).exp() * library[:, None]
         x = self.out(h).relu()
         return x / x.sum(1, keepdim=True).clamp(min=1e-6) * library[:, None]
 
@@ -178,17 +179,22 @@ class GANNet(nn.Module):
     def judged(self, x): # counts (cells, genes) -> (cells, 30) components, on a common scale
         return ((self.log(x) - self.mean) / self.sd).clamp(max=10) @ self.components
     def encode(self, x): return self.critic.hidden(self.seen(x))
-    # `generator` or `average`, class codes; molecules in each cell -> counts (cells, genes)
-    def cells(self, generator, c, rng, keep=None, total=None):
+    def cells(self,
+        generator, # `generator` or `average`
+        c, # (cells,) class codes
+        rng, keep=None, # as in `draw`
+        total=None, # molecules in each cell
+    ): # counts (cells, genes)
         k, library = self.profiles.draw(c, rng)
         if total is not None: library = torch.full_like(library, float(total))
-        rate = generator(torch.randn(len(c), generator.n_latent, generator=rng, device=c.device),
-            k, library, self.profiles)
-        return draw(rate, self.profiles.log_theta[k] + generator.log_theta
-            if generator.head == "counts" else None, rng, keep)
+        z = torch.randn(len(c), generator.n_latent, generator=rng, device=c.device)
+        rate, log_theta = generator(z, k, library, self.profiles), None
+        if generator.head == "counts":
+            log_theta = self.profiles.log_theta[k] + generator.log_theta
+        return draw(rate, log_theta, rng, keep)
     def gene_axes(self):
-        mine = {f"{g}.{n}": 0 for g in ("generator", "average") for n in ("out.weight", "out.bias",
-                *(["log_theta"] if self.generator.head == "counts" else []))}
+        names = ["out.weight", "out.bias"] + ["log_theta"] * (self.generator.head == "counts")
+        mine = {f"{g}.{n}": 0 for g in ("generator", "average") for n in names}
         return mine | {"critic.hidden.0.weight": 1, "profiles.log_share": 1,
             "profiles.log_theta": 1, "mean": 0, "sd": 0, "components": 0}
 
@@ -198,9 +204,10 @@ class AdversarialTask(Task):
     def __init__(self, module, codes, generator, *, lr, lr_end, n_critic, penalty, thin, alone=0,
             amsgrad=False, decay=.99, epochs=1, seed=0):
         super().__init__(module, lr)
-        self.codes, self.n_critic, self.penalty, self.thin, self.alone, self.amsgrad, self.decay, self.seed = torch.as_tensor(codes), n_critic, penalty, thin, alone, amsgrad, decay, seed
-        self.slower, self.generators = ((lr_end / lr) ** (1 / max(1, epochs - 1)),
-            dict(noise=generator))
+        self.codes, self.generators = torch.as_tensor(codes), dict(noise=generator)
+        self.n_critic, self.penalty, self.thin = n_critic, penalty, thin
+        self.alone, self.amsgrad, self.decay, self.seed = alone, amsgrad, decay, seed
+        self.slower = (lr_end / lr) ** (1 / max(1, epochs - 1))     # factor per epoch
     def optimizers(self):
         return [adam(part.parameters(), self.lr, betas=(.5, .9), amsgrad=self.amsgrad)
             for part in (self.module.critic, self.module.generator)]
@@ -227,15 +234,16 @@ class AdversarialTask(Task):
 def _kept(self:AdversarialTask, n, device):
     "For each of `n` cells the share of molecules that the critic may see, (cells, 1); None: all."
     if self.thin == 1: return None
-    return self.thin + (1 - self.thin) * torch.rand(n, 1,
-        generator=self.generators["noise"], device=device)
+    share = torch.rand(n, 1, generator=self.generators["noise"], device=device)
+    return self.thin + (1 - self.thin) * share
 
 @patch
 def _real(self:AdversarialTask, batch): # -> counts (cells, genes), thinned; class codes
     x, keep = batch.counts.to_dense(), self._kept(len(batch), batch.x.device)
     c = self.codes[batch.index.cpu()].to(batch.x.device)
-    return (x if keep is None else torch.binomial(x, keep.expand_as(x).contiguous(),
-            generator=self.generators["noise"])), c
+    if keep is None: return x, c
+    keep = keep.expand_as(x).contiguous()
+    return torch.binomial(x, keep, generator=self.generators["noise"]), c
 
 @patch
 def loss(self:AdversarialTask, net, batch):
@@ -253,8 +261,8 @@ def generator_loss(self:AdversarialTask, net, batch):
     "The generator's loss."
     m, c = self.module, self.codes[batch.index.cpu()].to(batch.x.device)
     m.critic.requires_grad_(False)
-    fake = m.seen(m.cells(m.generator, c, self.generators["noise"],
-            self._kept(len(batch), batch.x.device)))
+    keep = self._kept(len(batch), batch.x.device)
+    fake = m.seen(m.cells(m.generator, c, self.generators["noise"], keep))
     return dict(loss=-m.critic(fake, c).mean())
 
 # %% ../nbs/05_cscgan.ipynb #eb8508ee
@@ -264,8 +272,8 @@ def kernel_distance(
 )->torch.Tensor: # scalar; near 0 for one distribution, also below
     "Unbiased squared MMD with a cubic kernel (Binkowski et al. 2018)."
     k = lambda a, b: (1 + a @ b.T / a.shape[1]) ** 3
-    within = lambda a: (k(a, a).sum() - (1 + a.square().sum(1) / a.shape[1]).pow(3).sum()) / (
-        len(a) * (len(a) - 1))
+    itself = lambda a: (1 + a.square().sum(1) / a.shape[1]).pow(3).sum()     # the diagonal
+    within = lambda a: (k(a, a).sum() - itself(a)) / (len(a) * (len(a) - 1))
     return within(x) + within(y) - 2 * k(x, y).mean()
 
 def _structure(x): # (cells, genes) -> (pairs,) correlations; 0 where a gene does not vary
@@ -291,8 +299,8 @@ _PRESETS = dict(counts=dict(head="counts", n_profiles=None, n_latent=32, hidden=
         norm="none", critic=(256, 128), n_critic=2, penalty=10., thin=.8, alone=50, amsgrad=False,
         lr=4e-4, lr_end=1e-4, steps=1200, batch_size=128),
     paper=dict(head="expression", n_profiles=1, n_latent=128, hidden=(256, 512, 1024), norm="batch",
-        critic=(1024, 512, 256), n_critic=5, penalty=10., thin=1.,
-        alone=0, amsgrad=True, lr=1e-4, lr_end=1e-5, steps=5_000_000, batch_size=128))
+        critic=(1024, 512, 256), n_critic=5, penalty=10., thin=1., alone=0, amsgrad=True,
+        lr=1e-4, lr_end=1e-5, steps=5_000_000, batch_size=128))
 
 class ScGAN(Model):
     """A generative adversarial network of cells (after Marouf et al. 2020,
@@ -322,20 +330,22 @@ class ScGAN(Model):
         steps=None,
         n_top_genes=1000, # highly variable genes to train on; None: all
     ):
-        self.preset, self.head, self.n_profiles, self.n_latent, self.hidden, self.norm, self.critic = preset, head, n_profiles, n_latent, hidden, norm, critic
-        self.n_critic, self.penalty, self.thin, self.alone, self.amsgrad, self.lr, self.lr_end, self.steps, self.n_top_genes = n_critic, penalty, thin, alone, amsgrad, lr, lr_end, steps, n_top_genes
+        self.preset, self.head, self.n_profiles, self.n_latent = preset, head, n_profiles, n_latent
+        self.hidden, self.norm, self.critic, self.n_critic = hidden, norm, critic, n_critic
+        self.penalty, self.thin, self.alone, self.amsgrad = penalty, thin, alone, amsgrad
+        self.lr, self.lr_end, self.steps, self.n_top_genes = lr, lr_end, steps, n_top_genes
 
     def _get(self, name):
         return _PRESETS[self.preset][name] if getattr(self, name) is None else getattr(self, name)
     def _epochs(self, n_cells, batch_size):
         return max(1, math.ceil(self._get("steps") / max(1, round(n_cells * .9 / batch_size))))
     def _build(self, n_genes):
-        return GANNet(n_genes, self.profile_classes_,
-            self._get("n_latent"), tuple(self._get("hidden")),
-            self._get("norm"), self._get("head"), tuple(self._get("critic")))
+        return GANNet(n_genes, self.profile_classes_, self._get("n_latent"),
+            tuple(self._get("hidden")), self._get("norm"), self._get("head"),
+            tuple(self._get("critic")))
     def _preprocessing(self, adata):
-        return dict(n_top_genes=self.n_top_genes if self.n_top_genes
-            and self.n_top_genes < adata.n_vars else None)
+        fewer = self.n_top_genes and self.n_top_genes < adata.n_vars
+        return dict(n_top_genes=self.n_top_genes if fewer else None)
     def _outputs(self, adata): return {"obsm": {"X_{key}": self.transform(adata)}}
 
 # %% ../nbs/05_cscgan.ipynb #ec0ef685
@@ -351,8 +361,8 @@ class CscGAN(ScGAN):
     ):
         super().__init__(preset=preset, head=head, n_profiles=n_profiles, n_latent=n_latent,
             hidden=hidden, norm=norm, critic=critic, n_critic=n_critic, penalty=penalty, thin=thin,
-            alone=alone, amsgrad=amsgrad, lr=lr, lr_end=lr_end,
-            steps=steps, n_top_genes=n_top_genes)
+            alone=alone, amsgrad=amsgrad, lr=lr, lr_end=lr_end, steps=steps,
+            n_top_genes=n_top_genes)
         self.label_key = label_key
 
 # %% ../nbs/05_cscgan.ipynb #3ad52a8d
@@ -389,8 +399,9 @@ def _known(self:ScGAN, view, other=None):
 def _profile_classes(self:ScGAN, sizes, names, other):
     "The class of each profile; as many as in a model to start from, if there is one."
     if other is None:
-        return list(range(len(names))) if self._get("head") != "counts" else _profiles_of_classes(
-            sizes, self._get("n_profiles") or min(300, max(1, round(sizes.sum() / 25))))
+        if self._get("head") != "counts": return list(range(len(names)))
+        n = self._get("n_profiles") or min(300, max(1, round(sizes.sum() / 25)))
+        return _profiles_of_classes(sizes, n)
     if other.class_names_ != names:
         raise InputError(f"init_from was trained with the classes {', '.join(other.class_names_)}: "
             f"these data have {', '.join(names)}")
@@ -428,8 +439,8 @@ def measure_cells(module, fit, codes, classes):
     "Scale, components, clusters within each class, profiles: all from training cells."
     from sklearn.decomposition import PCA
     from scnb.metrics import kmeans
-    counts, c, seed = (fit.counts(fit.train), codes[fit.train],
-        child_seed(fit.settings.seed, "profiles"))
+    counts, c = fit.counts(fit.train), codes[fit.train]
+    seed = child_seed(fit.settings.seed, "profiles")
     module.target.fill_(float(np.median(np.asarray(counts.sum(1)))))
     dense = lambda rows: torch.from_numpy(counts[rows].toarray())
     y = module.log(dense(np.random.default_rng(seed).permutation(counts.shape[0])[:10_000]))
@@ -437,11 +448,11 @@ def measure_cells(module, fit, codes, classes):
     module.mean.copy_(y.mean(0)); module.sd.copy_(y.std(0).clamp(min=1e-3))
     y = ((y - module.mean) / module.sd).clamp(max=10).numpy()
     found = PCA(min(30, *(n - 1 for n in y.shape)), random_state=seed % 2**31).fit(y)
-    module.components[:, :found.n_components_] = (
-        torch.from_numpy((found.components_ / np.sqrt(found.explained_variance_)[:, None]).T))
-    z = np.concatenate([module.judged(dense(slice(i, i + 1024))).numpy()
-            for i in range(0, counts.shape[0], 1024)])[:,
-        :found.n_components_] * np.sqrt(found.explained_variance_)
+    d, sd = found.n_components_, np.sqrt(found.explained_variance_)
+    module.components[:, :d] = torch.from_numpy((found.components_ / sd[:, None]).T)
+    parts = [module.judged(dense(slice(i, i + 1024))).numpy()
+        for i in range(0, counts.shape[0], 1024)]
+    z = np.concatenate(parts)[:, :d] * sd
     k = np.zeros(len(c), np.int64)
     for one in range(max(classes) + 1):
         mine, first, n = c == one, classes.index(one), classes.count(one)
@@ -457,17 +468,18 @@ def _fit(self:ScGAN, module, fit:Fit)->dict:
     rare = np.array(self.class_sizes_)[codes] < 10
     fit.train, fit.val = np.sort(np.r_[fit.train, fit.val[rare[fit.val]]]), fit.val[~rare[fit.val]]
     if (codes >= 0).sum() < len(codes):
-        fit.cells, fit.train, fit.val = (rows[codes[rows] >= 0]
-            for rows in (fit.cells, fit.train, fit.val))
+        fit.cells, fit.train, fit.val = (
+            rows[codes[rows] >= 0] for rows in (fit.cells, fit.train, fit.val))
     order = {row: i for i, row in enumerate(fit.all_cells)}
     fit.train = np.array(sorted(fit.train, key=order.get))
     measure_cells(module, fit, codes, self.profile_classes_)
     if not self._get("steps"): return {}
+    names = ("lr", "lr_end", "n_critic", "penalty", "thin", "alone", "amsgrad")
     task = AdversarialTask(module, codes, fit.generator("noise"), epochs=s.max_epochs,
-        seed=child_seed(s.seed, "held out"), **{k: self._get(k)
-            for k in ("lr", "lr_end", "n_critic", "penalty", "thin", "alone", "amsgrad")})
-    watch = ([EarlyStopping(patience=max(10, s.max_epochs // 2))] if s.early_stopping
-        and len(fit.val) > 1 else [])
+        seed=child_seed(s.seed, "held out"), **{k: self._get(k) for k in names})
+    watch = []
+    if s.early_stopping and len(fit.val) > 1:
+        watch = [EarlyStopping(patience=max(10, s.max_epochs // 2))]
     fit.stage("train", task, s.max_epochs, hold_out=len(fit.val) > 1, callbacks=watch, clip=0)
     return {}
 
@@ -484,8 +496,8 @@ def transform(self:ScGAN,
 def _generate(self:ScGAN, codes, seed, library):
     "Counts (cells, genes) CSR for class codes (cells,)."
     from scipy.sparse import csr_matrix, vstack
-    if library is not None and (isinstance(library, bool) or not isinstance(library,
-                (int, float, np.number)) or not np.isfinite(library) or library < 1):
+    number = isinstance(library, (int, float, np.number)) and not isinstance(library, bool)
+    if library is not None and (not number or not np.isfinite(library) or library < 1):
         raise InputError(
             f"library={library!r}: a number of molecules, or None for the data's own, is needed")
     rng, m = torch.Generator().manual_seed(child_seed(seed, "generate")), self.module_
@@ -521,11 +533,12 @@ def generate(self:CscGAN,
     self._check_fitted()
     if isinstance(n, dict): codes = self._asked(n)
     else:
-        codes = np.sort(np.random.default_rng(child_seed(seed, "classes"))
-            .choice(len(self.class_sizes_),
-                _whole(n, 1), p=np.array(self.class_sizes_) / sum(self.class_sizes_)))
-    obs = pd.DataFrame({self.label_key or "cluster": pd.Categorical.from_codes(codes,
-                self.class_names_)}, index=[f"generated_{i}" for i in range(len(codes))])
+        rng, sizes = np.random.default_rng(child_seed(seed, "classes")), self.class_sizes_
+        share = np.array(sizes) / sum(sizes)
+        codes = np.sort(rng.choice(len(sizes), _whole(n, 1), p=share))
+    classes = pd.Categorical.from_codes(codes, self.class_names_)
+    obs = pd.DataFrame({self.label_key or "cluster": classes},
+        index=[f"generated_{i}" for i in range(len(codes))])
     return anndata.AnnData(self._generate(codes, seed, library), obs=obs,
         var=pd.DataFrame(index=list(self.recipe_.genes)))
 
@@ -556,8 +569,8 @@ def nb_per_cluster(
     kind = ScGAN if label_key is None else CscGAN
     model = kind(**({} if label_key is None else dict(label_key=label_key)), n_profiles=k,
         hidden=(1,), critic=(1,), n_latent=1, steps=0, n_top_genes=n_top_genes)
-    return model.fit(adata, validation=0., seed=seed, device="cpu",
-        progress=False).generate(n, seed=seed)
+    model.fit(adata, validation=0., seed=seed, device="cpu", progress=False)
+    return model.generate(n, seed=seed)
 
 def nb_per_label(adata, n, *, label_key, n_top_genes=1000, seed=0): # as for `nb_per_cluster`
     "Cells of independent negative binomials, one for each class and gene."
@@ -574,8 +587,8 @@ class _Sketches(Callback):
         rows = np.random.default_rng(self.seed).choice(loop.batches.index, self.n)
         rng = torch.Generator(m.target.device).manual_seed(self.seed)
         with torch.no_grad():
-            self.kept[loop.epoch] = m.cells(m.average,
-                loop.task.codes[rows].to(m.target.device), rng).round().cpu().numpy()
+            x = m.cells(m.average, loop.task.codes[rows].to(m.target.device), rng)
+            self.kept[loop.epoch] = x.round().cpu().numpy()
     def load_state(self, state): pass
 
 # %% ../nbs/05_cscgan.ipynb #1373777c
@@ -588,8 +601,8 @@ def _memory(scale, train, held, made, seed):
     def nearer(x, a, b): # share of x whose nearest neighbour is in a
         n = min(len(a), len(b))
         pool = np.r_[a[rng.permutation(len(a))[:n]], b[rng.permutation(len(b))[:n]]]
-        return float((NearestNeighbors(n_neighbors=1).fit(pool).kneighbors(x,
-                    return_distance=False)[:, 0] < n).mean())
+        near = NearestNeighbors(n_neighbors=1).fit(pool).kneighbors(x, return_distance=False)
+        return float((near[:, 0] < n).mean())
     a, b = z(train), z(held)[rng.permutation(held.shape[0])]
     half = len(b) // 2
     return dict(memory=nearer(z(made), a, b), memory_control=nearer(b[half:], a, b[:half]))
@@ -606,15 +619,16 @@ def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     from sklearn.linear_model import LogisticRegression
     from scnb.metrics import column_correlation, gene_gene_correlation
     z = lambda x: scale.pca.transform(scale.scale(x))
-    classifier = LogisticRegression(C=.01, max_iter=500,
-        random_state=seed).fit(z(real[ref]), label[ref])
+    classifier = LogisticRegression(C=.01, max_iter=500, random_state=seed)
+    classifier.fit(z(real[ref]), label[ref])
     predicted = classifier.predict(z(made))
     types = [t for t in np.unique(label)
         if min((label[i] == t).sum() for i in (ref, one, two)) >= 10]
     n = min(len(one), len(two), made.shape[0])
     some = np.random.default_rng(seed).permutation(made.shape[0])[:n]
-    sets = dict(real=(real[one[:n]], label[one[:n]]), made=(made[some],
-            (predicted if asked is None else asked)[some]), control=(real[two[:n]], label[two[:n]]))
+    made_label = (predicted if asked is None else asked)[some]
+    sets = dict(real=(real[one[:n]], label[one[:n]]), made=(made[some], made_label),
+        control=(real[two[:n]], label[two[:n]]))
     x = {k: scale.log(a) for k, (a, _) in sets.items()}
     gene_corr = {k: gene_gene_correlation(_centred(x[k][:, scale.genes[scale.top]], sets[k][1]))
         for k in sets}
@@ -622,11 +636,11 @@ def _by_type(scale, real, label, made, asked, ref, one, two, seed):
     top = {t: np.argsort(-np.abs(_fold(known, at == t)))[:50] for t in types}
     fold = {k: np.concatenate([_fold(x[k], sets[k][1] == t)[top[t]] for t in types])
         if all((sets[k][1] == t).any() for t in types) else None for k in sets}
-    slope = {k: float("nan") if fold[k] is None else float(
-            fold[k] @ fold["real"] / (fold["real"] @ fold["real"])) for k in ("made", "control")}
+    on_real = lambda f: float(f @ fold["real"] / (fold["real"] @ fold["real"]))
+    slope = {k: float("nan") if fold[k] is None else on_real(fold[k]) for k in ("made", "control")}
+    both = np.r_[one, two]
     accuracy = dict(asked=float((predicted == asked).mean()) if asked is not None else None,
-        asked_control=float(
-            (classifier.predict(z(real[np.r_[one, two]])) == label[np.r_[one, two]]).mean()))
+        asked_control=float((classifier.predict(z(real[both])) == label[both]).mean()))
     return dict(within=column_correlation(gene_corr["made"], gene_corr["real"]),
         within_control=column_correlation(gene_corr["control"], gene_corr["real"]),
         slope=slope["made"], slope_control=slope["control"]) | accuracy
@@ -658,15 +672,15 @@ def evaluate_generated(
     out = realism(real, made, seed=seed)
     scale, n = ReferenceSpace(real[ref], seed=seed), out["n"]
     some = np.random.default_rng(seed).permutation(fake.n_obs)[:n]
-    out |= _memory(scale, counts_of(train), real[np.r_[one, two]], made[some],
-        seed) | _spread(scale, real[one[:n]], made[some], real[two[:n]])
+    out |= _memory(scale, counts_of(train), real[np.r_[one, two]], made[some], seed)
+    out |= _spread(scale, real[one[:n]], made[some], real[two[:n]])
     if label_key is None: return out
-    label, asked = (column(held, label_key, "label").astype(object),
-        fake.obs[label_key].astype(str).to_numpy() if label_key in fake.obs else None)
+    label = column(held, label_key, "label").astype(object)
+    asked = fake.obs[label_key].astype(str).to_numpy() if label_key in fake.obs else None
     known = label.notna().to_numpy()
     ref, one, two = (i[known[i]] for i in (ref, one, two))
-    return out | _by_type(scale, real, label.astype(str).to_numpy(),
-        made, asked, ref, one, two, seed)
+    label = label.astype(str).to_numpy()
+    return out | _by_type(scale, real, label, made, asked, ref, one, two, seed)
 
 # %% ../nbs/05_cscgan.ipynb #acc9b635
 CARD = dict(rf_auc="random forest, AUC", logistic_auc="logistic regression, AUC", mmd="MMD",
@@ -684,6 +698,6 @@ def score_table(
     many = scores if isinstance(next(iter(scores.values())), dict) else {"generated": scores}
     rows = [k for k in CARD if any(s.get(k) is not None for s in many.values())]
     control = next(iter(many.values()))
-    return pd.DataFrame({n: [s.get(k) for k in rows] for n,
-            s in many.items()} | {"real": [control.get(f"{k}_control") for k in rows]},
-        index=[CARD[k] for k in rows]).astype(float)
+    columns = {n: [s.get(k) for k in rows] for n, s in many.items()}
+    columns |= {"real": [control.get(f"{k}_control") for k in rows]}
+    return pd.DataFrame(columns, index=[CARD[k] for k in rows]).astype(float)

@@ -85,9 +85,8 @@ class DenoisingTask(CountTask):
     "Reconstruct counts, with penalties on the weights, by the optimizer of one's choice."
     def __init__(self, module, lr=1e-3, ridge=0., backend="auto", l1=0., l2=0., optimizer="adam"):
         super().__init__(module, lr, ridge, backend)
-        sides = ([m.weight for m in module.encoder.modules() if isinstance(m, nn.Linear)],
-            [m.weight for part in (module.decoder, module.head)
-                for m in part.modules() if isinstance(m, nn.Linear)])
+        weights = lambda part: [m.weight for m in part.modules() if isinstance(m, nn.Linear)]
+        sides = weights(module.encoder), weights(module.decoder) + weights(module.head)
         on = lambda l: [(w, b) for ws, b in zip(sides, _both_sides(l)) for w in ws if b]
         self.optimizer, self.l1, self.l2 = optimizer, on(l1), on(l2)
     def optimizers(self):
@@ -97,8 +96,8 @@ class DenoisingTask(CountTask):
     def loss(self, net, batch):
         nll = super().loss(net, batch)["loss"]
         if not (self.l1 or self.l2): return dict(loss=nll)
-        squares = _Squares.apply([b for _, b in self.l2],
-            *[w for w, _ in self.l2]) if self.l2 else 0.
+        squares = 0.
+        if self.l2: squares = _Squares.apply([b for _, b in self.l2], *[w for w, _ in self.l2])
         return dict(loss=nll + squares + sum(b * w.abs().sum() for w, b in self.l1), nll=nll)
 
 _OPTIMIZERS = {o.lower(): getattr(torch.optim, o)
@@ -126,16 +125,15 @@ class DCA(Model):
         optimizer="adam", # see `_OPTIMIZERS`
         backend="auto", # of the likelihood: "auto", "reference", "fused"
     ):
-        self.dims, self.decoder_dims, self.likelihood, self.dispersion, self.norm = (dims,
-            decoder_dims, likelihood, dispersion, norm)
-        self.dropout, self.input_dropout, self.activation, self.l1, self.l2 = (dropout,
-            input_dropout, activation, l1, l2)
-        self.ridge, self.lr, self.optimizer, self.backend = ridge, lr, optimizer, backend
+        self.dims, self.decoder_dims, self.norm = dims, decoder_dims, norm
+        self.likelihood, self.dispersion, self.ridge = likelihood, dispersion, ridge
+        self.dropout, self.input_dropout, self.activation = dropout, input_dropout, activation
+        self.l1, self.l2, self.lr, self.optimizer, self.backend = l1, l2, lr, optimizer, backend
 
     def _build(self, n_genes):
         return CountAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm,
-            self.dropout, decoder_dims=self.decoder_dims,
-            input_dropout=self.input_dropout, activation=_ACTIVATIONS[self.activation])
+            self.dropout, decoder_dims=self.decoder_dims, input_dropout=self.input_dropout,
+            activation=_ACTIVATIONS[self.activation])
     def _task(self, module, fit):
         return DenoisingTask(module, self.lr, self.ridge, self.backend,
             self.l1, self.l2, self.optimizer)
@@ -150,8 +148,9 @@ def _check_params(self:DCA, adata):
         norm=NORMS, activation=tuple(_ACTIVATIONS), optimizer=tuple(_OPTIMIZERS))
     for name in ("dims", "decoder_dims"):
         v = getattr(self, name)
-        if v is not None and (np.isscalar(v) or not all(isinstance(d, (int, np.integer)) and d > 0
-                    for d in v) or name == "dims" and not len(v)):
+        if v is None: continue
+        whole = not np.isscalar(v) and all(isinstance(d, (int, np.integer)) and d > 0 for d in v)
+        if not whole or name == "dims" and not len(v):
             raise InputError(f"{name}={v!r}: a tuple of widths is needed, whole numbers above 0")
     for name in ("dropout", "input_dropout"):
         if not 0 <= getattr(self, name) < 1:
@@ -166,8 +165,8 @@ def _check_params(self:DCA, adata):
 def _decoded(self:DCA, adata, part, rest=None):
     """`part(output, batch)` for every cell and gene, dense float32 (cells, genes); `rest`: for
     genes the model did not use, None: their counts."""
-    return self._in_place(adata, self._per_cell(adata, lambda module,
-            b: part(module.decode(module.encode(b.x), b.size_factor), b)), rest)
+    each = lambda module, b: part(module.decode(module.encode(b.x), b.size_factor), b)
+    return self._in_place(adata, self._per_cell(adata, each), rest)
 
 @patch
 def _mean(self:DCA, adata):
@@ -209,7 +208,9 @@ def _check_zinb(self:DCA):
 @patch
 def dropout_probability(self:DCA,
     adata, # AnnData with counts
-)->np.ndarray: # (cells, genes), float32; 0 where the count is not zero, for empty cells, and for genes the model did not use
+# (cells, genes), float32; 0 where the count is not zero, for empty cells, and for genes the model
+# did not use
+)->np.ndarray:
     "For each zero, the posterior probability that it is dropout (ZINB only)."
     self._check_zinb()
     def posterior(out, b):
@@ -234,8 +235,8 @@ def denoise(self:DCA,
     if not 0 <= pi_threshold <= 1:
         raise InputError(f"pi_threshold={pi_threshold!r}: a probability, from 0 to 1, is needed")
     if impute == "zeros": self._check_zinb()
-    return self._mean(adata) if impute == "all" else self._filled(adata,
-        self.dropout_probability(adata) > pi_threshold)
+    if impute == "all": return self._mean(adata)
+    return self._filled(adata, self.dropout_probability(adata) > pi_threshold)
 
 @patch
 def _filled(self:DCA, adata, lost): # lost: (cells, genes) of bool
@@ -267,7 +268,9 @@ def dropout_scores(
     truth, # true counts (cells, genes)
     observed, # measured counts
     predicted, # bool (cells, genes): zeros called dropout
-)->dict: # predicted, true, hit: numbers of entries; precision, recall: NaN where there is nothing to divide by
+# predicted, true, hit: numbers of entries; precision, recall: NaN where there is nothing to divide
+# by
+)->dict:
     "How many lost counts were found, and how many of the finds were lost counts."
     lost, called = (observed == 0) & (truth > 0), predicted & (observed == 0)
     hit = int((lost & called).sum())
@@ -305,8 +308,9 @@ def _ae_type_of(name): # -> likelihood, dispersion
 # name in the original -> name here
 _NETWORK_KWDS = dict(l1_coef="l1", l2_coef="l2", ridge="ridge", input_dropout="input_dropout")
 
-# -> arguments of `DCA`
-def _network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds):
+def _network_of(
+    hidden_size, hidden_dropout, batchnorm, activation, init, kwds # as in the original
+): # -> arguments of `DCA`
     "The network's arguments, translated."
     sizes, drop = (list(np.atleast_1d(hidden_size).tolist()),
         np.unique(np.ravel(hidden_dropout).astype(float)))
@@ -330,9 +334,10 @@ def _network_of(hidden_size, hidden_dropout, batchnorm, activation, init, kwds):
     return out | {_NETWORK_KWDS[k]: v for k, v in kwds.items()}
 
 # %% ../nbs/02_dca.ipynb #a7a95f9a
-# -> optimizer, learning rate, patiences, threads, arguments of `fit`
-def _training_of(epochs, reduce_lr, early_stop, batch_size, optimizer,
-        learning_rate, threads, verbose, kwds):
+def _training_of(
+    epochs, reduce_lr, early_stop, batch_size, optimizer, # as in the original
+    learning_rate, threads, verbose, kwds
+): # -> optimizer, learning rate, patiences, threads, arguments of `fit`
     "The training's arguments, translated; `training_kwds` may hold any of them again."
     t = dict(epochs=epochs, reduce_lr=reduce_lr, early_stop=early_stop, batch_size=batch_size,
         optimizer=optimizer, learning_rate=learning_rate, threads=threads, verbose=verbose)
@@ -344,8 +349,9 @@ def _training_of(epochs, reduce_lr, early_stop, batch_size, optimizer,
         raise InputError(f"optimizer={t['optimizer']!r} is not known: use one "
             f"of {', '.join(map(repr, _OPTIMIZERS))}")
     how = dict(max_epochs=t["epochs"], batch_size=t["batch_size"], progress=bool(t["verbose"]))
-    return (str(t["optimizer"]).lower(), 1e-3 if t["learning_rate"] is None
-        else float(t["learning_rate"]), (t["reduce_lr"], t["early_stop"]), t["threads"], how)
+    lr = 1e-3 if t["learning_rate"] is None else float(t["learning_rate"])
+    patience = t["reduce_lr"], t["early_stop"]
+    return str(t["optimizer"]).lower(), lr, patience, t["threads"], how
 
 # %% ../nbs/02_dca.ipynb #8f791fc8
 class _Dropin(DCA):
@@ -432,8 +438,8 @@ def dca(
         if threads: torch.set_num_threads(int(threads))
         model.fit(view, seed=_seed_of(random_state), **how)
         _results_to(adata, view, model, mode, return_info)
-    return ((adata, model) if copy
-        and return_model else adata if copy else model if return_model else None)
+    if copy: return (adata, model) if return_model else adata
+    return model if return_model else None
 
 # %% ../nbs/02_dca.ipynb #099c4c62
 def audit(
@@ -455,13 +461,14 @@ def audit(
     if groups is not None and len(groups) != a.n_obs:
         raise InputError(f"{len(groups)} groups for {a.n_obs} cells: give one per cell")
     if max_cells is not None and a.n_obs > max_cells:
-        rows = np.sort(
-            canonical_order(a)[np.random.default_rng(seed).permutation(a.n_obs)[:max_cells]])
+        some = np.random.default_rng(seed).permutation(a.n_obs)[:max_cells]
+        rows = np.sort(canonical_order(a)[some])
         a, groups = a[rows].copy(), None if groups is None else groups[rows]
     if n_top_genes is not None and n_top_genes < a.n_vars:
         v = preprocess(a, n_top_genes=n_top_genes, copy=True).var
         a = a[:, (v["highly_variable"] & v["scnb_keep"]).to_numpy()].copy()
     fitted = lambda b: clone(model).fit(b, seed=seed, **{"progress": False} | fit).denoise(b)
+    shown = {k: v for k, v in model.get_params().items()
+        if k in ("likelihood", "dispersion", "norm", "l2", "dims")}
     return audit_of(a, fitted, groups=groups, method="DCA", seed=seed,
-        settings=dict(cells=a.n_obs, genes=a.n_vars, **{k: v for k, v in model.get_params().items()
-                if k in ("likelihood", "dispersion", "norm", "l2", "dims")}))
+        settings=dict(cells=a.n_obs, genes=a.n_vars, **shown))

@@ -148,8 +148,9 @@ def _expression_moments(
     second[:, i, i] -= w @ (X / s[:, None] ** 2)                       # x (x - 1) on the diagonal
     return mean, second - mean[:, :, None] * mean[:, None, :]
 
-# -> (draws, genes, genes), NaN where a variance is not positive
-def corrected_correlation(X, s, weights=None):
+def corrected_correlation(
+    X, s, weights=None # as in `_expression_moments`
+): # -> (draws, genes, genes), NaN where a variance is not positive
     "Correlation of the expression, from counts; see `_expression_moments`."
     cov = _expression_moments(X, s, weights)[1]
     sd = np.sqrt(np.where((v := np.einsum("dgg->dg", cov)) > 0, v, np.nan))
@@ -241,7 +242,8 @@ def _halves_test(
     *, splits:int=50, # random halves, of the matrix that was denoised once
     apart:int=2, # halves that are denoised apart, two calls each
     seed:int=0,
-)->pd.DataFrame: # rows counts, together, apart: mean, least, most of the share of genes that differ; nominal 0.05
+# rows counts, together, apart: mean, least, most of the share of genes that differ; nominal 0.05
+)->pd.DataFrame:
     "Two random halves of one type must not differ."
     counts, once, n = log_expression(adata.X), log_expression(denoise(adata)), adata.n_obs
     shares = {"counts": [], "denoised together": [], "denoised apart": []}
@@ -269,8 +271,9 @@ def _with_null_genes(
     null = rng.random(X.shape[1]) < share
     # the depth by the genes that stay
     t = totals(X[:, ~null])
-    columns = [sp.csc_matrix(rng.multinomial(int(round(X[:, j].sum())), t / t.sum())[:,
-                None].astype(float)) if null[j] else X[:, [j]] for j in range(X.shape[1])]
+    deal = lambda n: rng.multinomial(int(round(n)), t / t.sum())[:, None].astype(float)
+    columns = [sp.csc_matrix(deal(X[:, j].sum())) if null[j] else X[:, [j]]
+        for j in range(X.shape[1])]
     return anndata.AnnData(sp.hstack(columns).tocsr().astype(np.float32), obs=adata.obs.copy(),
         var=adata.var[[]].copy()), null
 
@@ -289,8 +292,8 @@ def _null_genes_test(
     one, other = (np.asarray(groups) == g for g in (first, second))
     # the depth that the null genes were dealt by; no log, whose mean depends on depth
     t = totals(a.X[:, ~dealt])[:, None]
-    test = lambda M: _differing((M.toarray() if sp.issparse(M) else np.asarray(M))[:,
-            null] / np.maximum(t, 1e-30), one, other)
+    dense = lambda M: M.toarray() if sp.issparse(M) else np.asarray(M)
+    test = lambda M: _differing(dense(M)[:, null] / np.maximum(t, 1e-30), one, other)
     return pd.DataFrame([dict(what="counts", differ=test(a.X), genes=int(null.sum())),
             dict(what="denoised", differ=test(denoise(a)), genes=int(null.sum()))])
 
@@ -327,7 +330,9 @@ def fitted_theta(x, mean)->np.ndarray: # counts, CSC; expected, dense; -> (genes
 def zero_inflation(
     X, # counts, CSR (cells, genes)
     mean, # expected counts, dense (cells, genes)
-)->pd.DataFrame: # one row per gene: zeros, expected, theta, overdispersed (z), z, p; NaN where fewer than 5 zeros are expected
+# one row per gene: zeros, expected, theta, overdispersed (z), z, p; NaN where fewer than 5 zeros
+# are expected
+)->pd.DataFrame:
     "More zeros than a negative binomial expects? A score test for each gene (van den Broek 1995)."
     from scipy.special import digamma
     from scipy.stats import norm
@@ -352,8 +357,10 @@ def zero_inflation(
             p=np.where(ok, norm.sf(z), np.nan)))
 
 # %% ../nbs/analysis/denoising_audit.ipynb #f3a13bfb
-# p-values, NaN left out -> share, at this false discovery rate
-def _significant(p, level:float=0.05):
+def _significant(
+    p, # p-values, NaN left out
+    level:float=0.05 # false discovery rate
+): # -> share
     "Share of the tests that hold at a false discovery rate (Benjamini & Hochberg 1995)."
     p = np.sort(np.asarray(p, float)[~np.isnan(p)])
     if not len(p): return float("nan")

@@ -520,7 +520,7 @@ def _jit(f, cache=False, **options):
     options = dict(error_model="numpy", fastmath={"contract", "nsz"}) | options
     # in a notebook cells change: no cache
     try: return numba.njit(f, cache=cache and __name__ != "__main__", **options)
-    except RuntimeError: return numba.njit(f, **options)                           # nowhere to write
+    except RuntimeError: return numba.njit(f, **options)                          # nowhere to write
 
 def _compile():
     "Compiled versions in place of the marked functions"

@@ -81,8 +81,8 @@ def _fused(backend, name, x, params, mask, reduction, **kw):
     if backend == "reference": return None
     try: from scnb import kernels
     except ImportError: kernels = None
-    why = kernels.why_not(x, params, mask,
-        reduction, kw["offset"]) if kernels else "scnb.kernels is missing"
+    why = "scnb.kernels is missing"
+    if kernels: why = kernels.why_not(x, params, mask, reduction, kw["offset"])
     if not why:
         loss = kernels.nll(name, x, params, reduction, **kw)
         if loss is not None: return loss
@@ -173,8 +173,8 @@ def nb_nll(
     offset=None,      # (cells,) then added to log_mu: the log of the size factors
 ):
     "Negative log-probability of counts under a negative binomial distribution"
-    fused = _fused(backend, "nb", x, (log_mu, log_theta),
-        mask, reduction, limits=limits, offset=offset)
+    fused = _fused(backend, "nb", x, (log_mu, log_theta), mask, reduction,
+        limits=limits, offset=offset)
     if fused is not None: return fused
     x, log_mu, log_theta, keep, dtype = _start(x, mask, limited(log_mu, limits, offset), log_theta)
     loss = _at_nonzeros(_nb_zero(log_mu, log_theta), _nb_positive, x, log_mu, log_theta)
@@ -208,10 +208,10 @@ def zinb_nll(
     fused = _fused(backend, "zinb", x, (log_mu, log_theta, pi_logits), mask, reduction,
         ridge=ridge, limits=limits, offset=offset)
     if fused is not None: return fused
-    x, log_mu, log_theta, pi_logits, keep, dtype = _start(x, mask,
-        limited(log_mu, limits, offset), log_theta, pi_logits)
-    loss = _at_nonzeros(_zinb_zero(log_mu, log_theta, pi_logits), _zinb_positive,
-        x, log_mu, log_theta, pi_logits)
+    x, log_mu, log_theta, pi_logits, keep, dtype = _start(
+        x, mask, limited(log_mu, limits, offset), log_theta, pi_logits)
+    zero = _zinb_zero(log_mu, log_theta, pi_logits)
+    loss = _at_nonzeros(zero, _zinb_positive, x, log_mu, log_theta, pi_logits)
     if ridge: loss = loss + ridge * pi_logits.sigmoid()**2
     return _reduce(loss, keep, reduction, dtype)
 
@@ -249,8 +249,8 @@ def cluster_kl(
     q, # (cells, clusters) soft assignment
 ):
     "KL divergence of p from q, mean over cells"
-    return (torch.xlogy(p, p) - torch.xlogy(p,
-            q.clamp(min=torch.finfo(q.dtype).tiny))).sum(-1).mean()
+    q = q.clamp(min=torch.finfo(q.dtype).tiny)
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1).mean()
 
 # %% ../nbs/00_losses.ipynb #ae121c64
 def gradient_penalty(

@@ -20,7 +20,8 @@ from .counts import InputError, kept_threads
 # %% ../nbs/foundations/metrics.ipynb #cecd7efb
 def label_codes(
     labels, # one label per cell, any type; NaN, None, pd.NA: missing
-)->tuple: # codes (cells,) of int with -1 for missing, and the levels (k,), in categorical or natural order
+# codes (cells,) of int with -1 for missing, and the levels (k,), in categorical or natural order
+)->tuple:
     "Integer codes of labels; missing ones are -1 and never a level."
     if hasattr(labels, "detach"): labels = labels.detach().cpu().numpy()
     if not isinstance(labels, (np.ndarray, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
@@ -293,7 +294,9 @@ def denoise_scores(
     truth,    # (cells, genes) true counts
     pred,     # (cells, genes) denoised, counts scale
     observed, # (cells, genes) what was measured
-)->dict:      # errors and correlations of pred; n_dropped; `baseline`: the same for the observed counts and for gene means
+# errors and correlations of pred; n_dropped; `baseline`: the same for the observed counts and
+# for gene means
+)->dict:
     """Is the denoised matrix nearer to the truth than the observed one? Errors on the scale
     log(1 + x)."""
     t, p, o = _dense(truth, "truth"), _dense(pred, "pred"), _dense(observed, "observed")
@@ -419,7 +422,9 @@ def mixing_scores(
     label=None, # (cells,) type of each cell; cells without one count only for the batch scores
     *,
     seed=0,     # of the subsample for silhouettes
-)->dict:        # ilisi, ilisi_random (the same with batches dealt at random), kbet, batch_silhouette; with label: clisi, label_silhouette
+# ilisi, ilisi_random (the same with batches dealt at random), kbet, batch_silhouette; with label:
+# clisi, label_silhouette
+)->dict:
     """Are batches mixed (ilisi near ilisi_random, kbet and batch_silhouette high), and types not
     (clisi near 1, label_silhouette high)?"""
     b, levels = label_codes(batch)
@@ -632,7 +637,9 @@ def salient_scores(
     strata=None,     # (cells,) batch, within which conditions are permuted
     n_permutations=20, # for the null of the AUC
     seed=0,          # of k-means, folds, permutations
-)->dict:             # salient_ari, background_ari; salient_shared_ari, background_shared_ari; salient_auc, salient_auc_null, background_auc, background_auc_null
+# salient_ari, background_ari; salient_shared_ari, background_shared_ari; salient_auc,
+# salient_auc_null, background_auc, background_auc_null
+)->dict:
     "Is the hidden effect in the salient space, and only there?"
     out = {}
     for name, z in dict(salient=salient, background=background).items():

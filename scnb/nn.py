@@ -113,7 +113,9 @@ class CountHead(nn.Module):
     def forward(self,
         h, # (cells, n_in)
         size_factor, # (cells,)
-    )->dict: # "mean" for mse; else "log_mu" with its "limits" and "offset" and, where the likelihood has them, "log_theta", "pi_logits"
+    # "mean" for mse; else "log_mu" with its "limits" and "offset" and, where the likelihood has
+    # them, "log_theta", "pi_logits"
+    )->dict:
         if self.likelihood == "mse": return dict(mean=self.mean(h) * size_factor[:, None])
         # (cells, genes), (2,), (cells,)
         out = dict(log_mu=self.mean(h), limits=self.limits, offset=size_factor.log())

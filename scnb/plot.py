@@ -383,7 +383,7 @@ def stages(
     use = [(c, l) for c,
         l in (("label_change", "labels changed"), ("ari", "ARI")) if c in d and d[c].notna().any()]
     if not use:
-        raise InputError(f"stages has neither label_change nor ari; it has: "
+        raise InputError("stages has neither label_change nor ari; it has: "
             f"{', '.join(map(str, d.columns)) or 'none'}")
     if chosen is None and "chosen" in d and d["chosen"].any():
         chosen = int(np.flatnonzero(d["chosen"])[0])
@@ -450,17 +450,17 @@ def cluster_number(
     title=None,     # text above
     *, ax=None,     # Axes to draw into
 ):                  # Axes
-    "Share explained, share returned and their product against the number of clusters."
+    "Explained gain, reproducibility and their product against the number of clusters."
     t = pd.DataFrame(table).sort_values("k")
     for k in (chosen, runner_up):
         if k not in (None, 1) and k not in set(t["k"]):
             raise InputError(f"k = {k} is not among those tried: {', '.join(map(str, t['k']))}")
     with style():
         ax = new_axes(ax, (4.8, 3.))
-        for c, color, ls in (("explained", PALETTE[0], "--"),
-                ("returned", PALETTE[1], ":"), ("score", INK, "-")):
+        for c, label, color, ls in (("explained", "explained gain", PALETTE[0], "--"),
+                ("returned", "reproducibility", PALETTE[1], ":"), ("score", "product", INK, "-")):
             ax.plot(t["k"], t[c], color=color, ls=ls, marker="o" if c == "score" else None, ms=4,
-                label="product" if c == "score" else c)
+                label=label)
         for k, name, m in ((chosen, "chosen", "D"), (runner_up, "runner-up", "s")):
             if k not in (None, 1):
                 ax.plot([k], t.loc[t["k"] == k, "score"], ls="", marker=m, ms=9, mfc="none",
@@ -475,8 +475,10 @@ def _score_table(
     table, value, by, group, # as in `scores`
 )->pd.DataFrame:             # columns by, group, value
     "One row per run."
-    t = pd.DataFrame.from_dict({m: {k: v for k, v in r.items() if np.isscalar(v)} for m,
-            r in table.items()}, orient="index") if isinstance(table, dict) else pd.DataFrame(table)
+    if isinstance(table, dict):
+        numbers = {m: {k: v for k, v in r.items() if np.isscalar(v)} for m, r in table.items()}
+        t = pd.DataFrame.from_dict(numbers, orient="index")
+    else: t = pd.DataFrame(table)
     by = by or next((c for c in ("model", "method") if c in t), None)
     for c in (value, by, group):
         if c is not None and c not in t:
@@ -491,8 +493,8 @@ def _score_table(
 # %% ../nbs/foundations/plot.ipynb #0db8ceb3
 def _bars(ax, t, methods, groups, fill):
     "Bars, dots and means; returns the position (groups, methods) of each bar."
-    at = np.arange(len(groups))[:,
-        None] * (len(methods) + .6 * (len(groups) > 1)) + np.arange(len(methods))
+    step = len(methods) + .6 * (len(groups) > 1)
+    at = np.arange(len(groups))[:, None] * step + np.arange(len(methods))
     # dots say how many runs stand behind a bar
     several = t.groupby(["by", "group"], sort=False).size().max() > 1
     for j, m in enumerate(methods):
@@ -561,8 +563,8 @@ def pair(
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
         raise InputError(f"x and y must be one number per cell; got shapes {x.shape} and {y.shape}")
-    r = lambda a, b: np.corrcoef(a, b)[0,
-        1] if len(a) > 1 and np.ptp(a) and np.ptp(b) else float("nan")
+    varies = lambda a, b: len(a) > 1 and np.ptp(a) and np.ptp(b)
+    r = lambda a, b: np.corrcoef(a, b)[0, 1] if varies(a, b) else float("nan")
     ax = embedding(np.c_[x, y], color,
         f"{title + ': ' if title else ''}r = {r(x, y):.2f}, ρ = {r(rankdata(x), rankdata(y)):.2f}",
         axes=(xlabel, ylabel), ax=ax, **kw)
@@ -598,6 +600,7 @@ def pmf(
 
 # %% ../nbs/foundations/plot.ipynb #707b1b36
 def _loss_panel(a, ax):
+    "Loss on held-out molecules against the number of neighbours averaged."
     t = a.loss[a.loss.method == "neighbours"].sort_values("k")
     ax.plot(t.k, t.loss, marker="o", ms=4, color=INK, label="neighbours")
     for i, (m, ls) in enumerate((("gene mean", ":"), (a.method, "-"))):
@@ -609,6 +612,7 @@ def _loss_panel(a, ax):
 
 # %% ../nbs/foundations/plot.ipynb #29745965
 def _pairs_panel(a, ax):
+    "Correlation of each pair of genes, denoised against counts."
     t = a.pairs
     for beyond, color in ((False, PALETTE[0]), (True, PALETTE[1])):
         u = t[t.beyond == beyond]
@@ -622,6 +626,7 @@ def _pairs_panel(a, ax):
 
 # %% ../nbs/foundations/plot.ipynb #1080ea4d
 def _differences_panel(a, ax):
+    "Share of genes found to differ where nothing differs."
     h, n = a.halves.set_index("what"), a.nulls.set_index("what")
     rows = [("halves: counts", h["mean"]["counts"]),
         ("halves: together", h["mean"]["denoised together"]),
@@ -638,6 +643,7 @@ def _differences_panel(a, ax):
 
 # %% ../nbs/foundations/plot.ipynb #c86858e7
 def _zeros_panel(a, ax):
+    "Zeros of each gene, observed against expected."
     t = a.zeros.dropna()
     ax.scatter(t.expected, t.zeros, s=5, color=PALETTE[0], rasterized=True)
     ax.plot([0, 1], [0, 1], color=INK, lw=.8)

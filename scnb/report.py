@@ -19,9 +19,9 @@ from .cluster_number import cell_stability, subsample_evenly, FLOOR
 from .counts import InputError, raw_or_layer
 from .files import Outputs
 from .html import (audit_figures, cells_of, check_contrast, contents, contrast,
-    contrast_figures, contrast_sentences, CSS, dots, download, figure,
-    MACROS, Markers, markers, mitochondrial, per_cell, policy, quality_by_cluster, quality_figures,
-    quality_sentences, quick_audit, leakage_table, SORT)
+    contrast_figures, contrast_sentences, dots, download, environment, figure, leakage_table,
+    Markers, markers, mitochondrial, per_cell, policy, quality_by_cluster, quality_figures,
+    quality_sentences, quick_audit, template_text)
 from .metrics import cluster_scores, confusion, label_codes, pca
 from .pipeline import check_storable, cluster, labels_of, stem, versions, write_clusters
 from .reading import read, write_h5ad
@@ -33,24 +33,25 @@ def _shares_figure(e:Evidence): # -> list of no or one Figure
     "Why this number of clusters."
     if e.table is None or not len(e.table): return []
     tried = set(e.table.k)
-    ax = plot.cluster_number(e.table,
-        e.k if e.k in tried else None, e.runner_up if e.runner_up in tried else None)
+    ax = plot.cluster_number(e.table, e.k if e.k in tried else None,
+        e.runner_up if e.runner_up in tried else None)
     return [figure("shares explained and returned, and their product",
             "Share explained, share returned and their product against the number of clusters", ax)]
 
 def _shown(table): # from `cluster_table`
     "The table as the card shows it."
-    t = table.assign(cells=[f"{n:,} ({s:.1%})" for n, s in zip(table["cells"], table["share"])],
-        nearest=[f"{n} ({w})" if w else "" for n,
-            w in zip(table["nearest"].astype(str), table["why"])])
-    names = {"cluster": "cluster", "cells": "cells",
-        "jaccard": "Jaccard", "comes_back": "comes back",
+    cells = [f"{n:,} ({s:.1%})" for n, s in zip(table["cells"], table["share"])]
+    near = zip(table["nearest"].astype(str), table["why"])
+    t = table.assign(cells=cells, nearest=[f"{n} ({why})" if why else "" for n, why in near])
+    names = {"cluster": "cluster", "cells": "cells", "jaccard": "Jaccard",
+        "comes_back": "comes back",
         "stability": "mean cell stability", "markers": "markers (AUC)", "nearest": "nearest",
         "more_here": "more here than there (AUC)", "more_there": "more there than here (AUC)"}
     known = [c for c in names if c not in ("jaccard", "comes_back", "stability")
         or t["jaccard"].notna().any()]
     return t[known].rename(columns=names)
 
+# %% ../nbs/analysis/build_report.ipynb #a18e5097
 _MOST_ON_MAP = 10_000
 
 def _map_figures(
@@ -63,48 +64,27 @@ def _map_figures(
     there are very many."""
     pick = subsample_evenly(len(z), _MOST_ON_MAP)
     xy, codes, names = plot.umap(np.asarray(z)[pick], seed=seed), *label_codes(labels)
-    out = [figure("clusters", "UMAP, cells coloured by cluster", plot.embedding(xy,
-                pd.Categorical.from_codes(codes[pick], [str(n) for n in names]), label="cluster"))]
+    clusters = pd.Categorical.from_codes(codes[pick], [str(n) for n in names])
+    out = [figure("clusters", "UMAP, cells coloured by cluster",
+        plot.embedding(xy, clusters, label="cluster"))]
     if stability is None or np.isnan(stability).all(): return out
     return [*out, _lost_figure("companions lost", xy, np.asarray(stability, float)[pick])]
 
 def _lost_figure(title, xy, stability):
     "A map of 1 - stability, so that weak cells are bright and lie on top."
-    return figure(title, "UMAP, cells coloured "
-        "by the share of their companions that they lose in a refit", plot.embedding(xy,
-            1 - np.asarray(stability, float), kind="continuous", label="companions lost"))
+    alt = "UMAP, cells coloured by the share of their companions that they lose in a refit"
+    return figure(title, alt, plot.embedding(xy, 1 - np.asarray(stability, float),
+        kind="continuous", label="companions lost"))
 
 # %% ../nbs/analysis/build_report.ipynb #baf31490
 def _stages_in_short(stages): # `ScDeepCluster.stages_`, maybe with scores
     "The last row of each stage."
-    end = stages.groupby("stage", sort=False).tail(1)
-    # the last that is known
-    change = stages.groupby("stage",
-        sort=False)["label_change"].last().reindex(end["stage"]).to_numpy()
-    return end.assign(label_change=change, chosen=np.where(end["chosen"], "taken", "")).rename(
-        columns={"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES})
-
-# %% ../nbs/analysis/build_report.ipynb #50b89590
-_CARD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>{{ name }}: how sure?</title><style>{{ css }}</style></head><body><main>
-<p class="dim">scnb {{ version }}, card</p><h1>{{ name }}: how sure?</h1><p class="dim">{{ size }}</p>
-"""
-_SURE = """
-<section class="box"><ul>{% for s in verdict %}<li>{{ s }}</li>{% endfor %}</ul></section>
-{% if shares %}<{{ h }} id="shares">How many clusters?</{{ h }}><p>Clusters were sought again, {{ times }}, without a part of the molecules. Explained: of what clusters can tell about the molecules left out, the share that this many tell. Returned: of what the clusters say of the cells, the share that those of another refit say again. The number with the largest product was taken; below {{ floor }}, none.</p>{{ figs(shares) }}{% endif %}
-<{{ h }} id="rows">What each cluster is, and what it is next to</{{ h }}>{{ table(rows, caption) }}
-"""
-_READ = """
-<li>Jaccard: how much of the cluster comes back in a refit, 1 is all of it. Below {{ dissolved }} a cluster is called dissolved, above {{ stable }} stable, in between doubtful (Hennig 2007). A small cluster falls by a few cells that come or go: look at its mean cell stability as well.</li>
-<li>Stability of a cell: of the other cells in its cluster, the share that is still with it in a refit. A cluster that is split lowers it; one that is joined with another whole does not, which Jaccard shows.</li>
-<li>AUC of a gene: how often a cell of the cluster has more of it than a cell outside, 0.5 is chance. Genes are ranked by it, from at most {{ most }} cells of a cluster. There is no p-value here, because it would mislead: the clusters were made from the same counts, so genes differ between them even where there is nothing.</li>
-<li>The refits share the cells. What is wrong with the cells, a batch, a dying population, doublets, comes back every time; so does a split that follows them. Stable does not mean biology, and two types that no refit tells apart are one stable cluster.</li>
-"""
-_CARD_END = """
-<h2 id="map">The cells on a map</h2><p>Cells that lie together are alike. Distances between far groups mean little on such a map.</p>{{ figs(maps) }}
-{% if stages %}<h2 id="stages">Training</h2>{{ table(stages, "Where each stage ended.") }}{% endif %}
-<h2 id="read">How to read this</h2><ul>"""
+    by_stage = stages.groupby("stage", sort=False)
+    end = by_stage.tail(1)
+    change = by_stage["label_change"].last().reindex(end["stage"]).to_numpy()   # last known one
+    names = {"label_change": "labels changed", "n_clusters": "clusters", **plot.SCORE_NAMES}
+    return end.assign(label_change=change,
+        chosen=np.where(end["chosen"], "taken", "")).rename(columns=names)
 
 # %% ../nbs/analysis/build_report.ipynb #45f98cdb
 _CAPTION = ("Genes are followed by their AUC. Nearest: the cluster with which most cells are "
@@ -114,19 +94,14 @@ _CAPTION = ("Genes are followed by their AUC. Nearest: the cluster with which mo
 def parts(
     adata, labels, e:Evidence, # data, clusters, and what refits say
     layer=None, # see `scnb.counts.which_layer`
-)->dict: # what `_SURE` and `_READ` need
+)->dict: # for `sure.html` and `read.html`
     "Verdict, figure and table."
-    rows = cluster_table(adata, labels,
-        e.partitions, cells=e.cells, stability=e.stability, layer=layer)
+    rows = cluster_table(adata, labels, e.partitions, cells=e.cells, stability=e.stability,
+        layer=layer)
+    times = "several times" if e.partitions is None else f"{len(e.partitions)} times"
     return dict(verdict=e.verdict(), shares=_shares_figure(e),
-        rows=cells_of(_shown(rows)), caption=_CAPTION,
-        times="several times" if e.partitions is None else f"{len(e.partitions)} times",
+        rows=cells_of(_shown(rows)), caption=_CAPTION, times=times,
         floor=f"{FLOOR:g}", dissolved=f"{DISSOLVED:g}", stable=f"{STABLE:g}", most=MOST_PER_CLUSTER)
-
-def _environment():
-    "Templates in which every value is escaped, and none may be missing."
-    from jinja2 import Environment, StrictUndefined
-    return Environment(autoescape=True, undefined=StrictUndefined)
 
 # %% ../nbs/analysis/build_report.ipynb #08b3a164
 def card(
@@ -138,60 +113,43 @@ def card(
     layer=None, seed=0, # see `scnb.counts.which_layer`; of the map
 )->str: # HTML
     "One self-contained page: how sure is this clustering?"
-    from markupsafe import Markup
     s = evidence.stability
     if s is None and evidence.partitions is not None:
-        s, codes, cells = (np.full(adata.n_obs, np.nan), label_codes(labels)[0],
-            np.arange(adata.n_obs) if evidence.cells is None else evidence.cells)
+        s, codes = np.full(adata.n_obs, np.nan), label_codes(labels)[0]
+        cells = np.arange(adata.n_obs) if evidence.cells is None else evidence.cells
         ok = codes[cells] >= 0
         s[cells[ok]] = cell_stability(np.unique(codes[cells[ok]], return_inverse=True)[1],
             evidence.partitions[:, ok])
     maps = _map_figures(pca(adata, layer, seed=seed) if z is None else z, labels, s, seed)
     stages = None if evidence.stages is None else cells_of(_stages_in_short(evidence.stages))
-    return _environment().from_string(MACROS + _CARD + _SURE + _CARD_END + _READ
-        + "</ul></main></body></html>\n").render(name=name, h="h2",
-        size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", css=Markup(CSS), version=__version__,
+    return environment().get_template("card.html").render(name=name, h="h2",
+        size=f"{adata.n_obs:,} cells, {adata.n_vars:,} genes", version=__version__,
         maps=maps, stages=stages, **parts(adata, labels, evidence, layer))
 
 # %% ../nbs/analysis/build_report.ipynb #e8bf4c88
-_AUDIT = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>{{ name }}: denoised, or made up?</title><style>{{ css }}</style></head><body><main>
-<p class="dim">scnb {{ version }}, audit of {{ method }}</p><h1>{{ name }}: denoised, or made up?</h1><p class="dim">{{ settings }}</p>
-<section class="box"><ul>{% for s in verdict %}<li>{{ s }}</li>{% endfor %}</ul></section>
-<h2 id="figure">Four questions</h2>{{ fig(figure) }}
-<h2 id="loss">Molecules that were not seen</h2><p>One molecule in ten was set aside; the loss is that of a Poisson prediction of them, less is better. Row sums are those of the counts for every method.</p>{{ table(loss, "Poisson loss on held-out molecules, mean over entries.") }}
-<h2 id="pairs">Genes that agree more than they should</h2><p>Correlations of the expression, from the counts with the noise of counting taken out, their 95% interval, and after denoising. The pairs farthest beyond come first.</p>{{ table(pairs, "Pairs of genes beyond their interval.") }}
-<h2 id="differences">Differences where there are none</h2>{{ table(halves, "Share of genes with p below 0.05 between two random halves of the largest cluster.") }}{{ table(nulls, "The same, between the two largest clusters, of genes whose molecules were given to random cells.") }}
-<h2 id="zeros">Zeros</h2>{{ table(zeros, "Genes with more zeros than a negative binomial with one mean per cluster expects; z above 0 is more.") }}
-<h2 id="read">How to read this</h2><ul><li>Better prediction of molecules means better estimates of expression, on average. It does not make a denoised value a measurement: test on the counts.</li>
-<li>What is judged is the denoised mean of every entry; filling in zeros alone leaves all observed counts as they are.</li>
-<li>Halves denoised apart stand for samples denoised apart: each fit has errors of its own, shared by all its cells.</li></ul></main></body></html>
-"""
-
 def audit_page(
     found, # `scnb.denoising_audit.Audit`
     name, # of the data, as the reader sees it
 )->str: # HTML
     "One self-contained page: should these counts be denoised, and for what?"
-    from markupsafe import Markup
-    far = found.pairs.assign(excess=np.maximum(found.pairs.r_denoised - found.pairs.high,
-            found.pairs.low - found.pairs.r_denoised))
-    far = far[far.beyond].sort_values("excess", ascending=False,
-        kind="stable").head(12).drop(columns=["beyond", "excess"])
-    zeros = found.zeros.reset_index(names="gene").dropna().sort_values("z", ascending=False,
-        kind="stable").head(12)[["gene", "zeros", "expected", "z"]]
-    loss = found.loss.sort_values("loss",
-        kind="stable").assign(k=lambda t: ["" if pd.isna(k) else int(k) for k in t["k"]])
-    settings = ", ".join(f"{v:,} {k}" if k in ("cells", "genes") else f"{k} {v}" for k,
-        v in found.settings.items())
+    top = lambda t, by: t.sort_values(by, ascending=False, kind="stable").head(12)
+    pairs = found.pairs
+    excess = np.maximum(pairs.r_denoised - pairs.high, pairs.low - pairs.r_denoised)
+    far = pairs.assign(excess=excess)[pairs.beyond]
+    far = top(far, "excess").drop(columns=["beyond", "excess"])
+    zeros = top(found.zeros.reset_index(names="gene").dropna(), "z")
+    zeros = zeros[["gene", "zeros", "expected", "z"]]
+    loss = found.loss.sort_values("loss", kind="stable")
+    loss = loss.assign(k=["" if pd.isna(k) else int(k) for k in loss["k"]])
+    settings = ", ".join(f"{v:,} {k}" if k in ("cells", "genes") else f"{k} {v}"
+        for k, v in found.settings.items())
     fig = figure("the four questions",
         "Loss on held-out molecules by method; correlations of genes from counts and denoised; "
         "shares of false differences; zeros observed and expected", found.figure())
-    return _environment().from_string(MACROS + _AUDIT).render(name=name, css=Markup(CSS),
-        version=__version__, method=found.method, settings=settings, verdict=found.verdict(),
-        figure=fig, **{k: cells_of(t) for k, t in dict(loss=loss, pairs=far,
-                halves=found.halves, nulls=found.nulls, zeros=zeros).items()})
+    tables = dict(loss=loss, pairs=far, halves=found.halves, nulls=found.nulls, zeros=zeros)
+    return environment().get_template("audit.html").render(name=name, version=__version__,
+        method=found.method, settings=settings, verdict=found.verdict(), figure=fig,
+        **{k: cells_of(t) for k, t in tables.items()})
 
 # %% ../nbs/analysis/build_report.ipynb #6dddb0e7
 @dataclass
@@ -217,8 +175,9 @@ class _Case:
             self.run.codes, self.run.voted)
     @property
     def methods(self): # name -> (cells,) clusters
+        leiden = _aligned(self.run.baseline["pca_leiden"]["labels"], self.run.codes)
         return {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans,
-            "PCA + Leiden": _aligned(self.run.baseline["pca_leiden"]["labels"], self.run.codes)}
+            "PCA + Leiden": leiden}
 
 def _aligned(codes, to): # (cells,) int, (cells,) int -> (cells,) int
     """The same clusters, each with the number of the one in `to` that it shares most cells with,
@@ -231,16 +190,17 @@ def _aligned(codes, to): # (cells,) int, (cells,) int -> (cells,) int
 # %% ../nbs/analysis/build_report.ipynb #3020a38c
 def _scores_table(
     case:_Case,
-)->pd.DataFrame: # one row per method: clusters, scores where labels are known, agreement with scDeepCluster
+)->pd.DataFrame: # per method: clusters, scores where labels are known, agreement with scDeepCluster
     "The result beside the baseline."
     rows = {}
     for name, codes in case.methods.items():
         rows[name] = dict(clusters=len(set(codes.tolist())))
         if case.labels is not None:
-            rows[name] |= {plot.SCORE_NAMES[k]: v for k,
-                v in cluster_scores(case.labels, codes).items() if k in ("ari", "nmi", "acc")}
-        rows[name]["agreement with scDeepCluster (ARI)"] = cluster_scores(case.run.codes,
-            codes)["ari"]
+            scores = cluster_scores(case.labels, codes)
+            rows[name] |= {plot.SCORE_NAMES[k]: v for k, v in scores.items()
+                if k in ("ari", "nmi", "acc")}
+        agree = cluster_scores(case.run.codes, codes)["ari"]
+        rows[name]["agreement with scDeepCluster (ARI)"] = agree
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").reset_index()
 
 # %% ../nbs/analysis/build_report.ipynb #823d60a3
@@ -278,9 +238,12 @@ def _in_short(
     run, t = case.run, _scores_table(case).set_index("method")
     k = f"{run.n_clusters} cluster{'s' * (run.n_clusters > 1)} in {len(run.codes):,} cells. "
     said = [k + ("The number was given by the user." if run.k_given
-            else "The number was estimated from the counts; no label was asked.")]
+        else "The number was estimated from the counts; no label was asked.")]
     agree = t.iloc[1, -1]
-    said.append(f"PCA and k-means, the plain method, makes {'nearly the same' if agree > .8 else 'partly the same' if agree > .5 else 'rather different'} clusters (adjusted Rand index {agree:.2f}).")
+    alike = ("nearly the same" if agree > .8 else "partly the same" if agree > .5
+        else "rather different")
+    said.append(f"PCA and k-means, the plain method, makes {alike} clusters "
+        f"(adjusted Rand index {agree:.2f}).")
     if (e := case.evidence) is not None and e.table is not None:
         sure, *more = e.verdict()
         said[1:1] = [sure.partition(", ")[2].capitalize() or sure, *more[:1]]
@@ -292,8 +255,8 @@ def _in_short(
     if run.model is not None: said.append(_why_this_stage(run.model.stages_))
     if case.contrast is not None: said.append(contrast_sentences(case.contrast)[1])
     if hasattr(case.denoising, "verdict"):
-        said.append("Denoising, " + case.denoising.verdict()[-1][:1]
-            .lower() + case.denoising.verdict()[-1][1:])
+        last = case.denoising.verdict()[-1]
+        said.append("Denoising, " + last[:1].lower() + last[1:])
     return said
 
 # %% ../nbs/analysis/build_report.ipynb #e8029a65
@@ -314,8 +277,8 @@ def _cautions(
     if n_twice:
         said.append(f"{n_twice:,} cell names come more than once; rows of clusters.csv "
             f"are in the order of the file.")
-    renamed = case.adata.uns.get("scnb_read",
-        {}).get("renamed_genes") if isinstance(case.adata.uns.get("scnb_read", {}), dict) else None
+    how_read = case.adata.uns.get("scnb_read", {})
+    renamed = how_read.get("renamed_genes") if isinstance(how_read, dict) else None
     if renamed:
         said.append(f"{renamed:,} gene names came more than once and got a number at the end.")
     small = np.flatnonzero(sizes < max(10, .005 * len(run.codes)))
@@ -328,9 +291,10 @@ def _cautions(
     if not run.k_given:
         said.append("The number of clusters is an estimate; look at the curve "
             "under \"How sure?\", and try one more and one fewer.")
-    if case.labels is not None and pd.isna(np.asarray(case.labels, dtype=object)).any():
-        said.append(f"{int(pd.isna(np.asarray(case.labels, dtype=object)).sum()):,} cells have no "
-            f"label; they were clustered, not scored.")
+    missing = 0 if case.labels is None else int(
+        pd.isna(np.asarray(case.labels, dtype=object)).sum())
+    if missing:
+        said.append(f"{missing:,} cells have no label; they were clustered, not scored.")
     return said
 
 # %% ../nbs/analysis/build_report.ipynb #8c0bc93e
@@ -349,26 +313,28 @@ def _maps(
     "The cells in two dimensions."
     rows = []
     for name, (_, xy, codes) in reversed(at.items()):
-        rows.append([figure(f"{name}: clusters", f"UMAP of the {name} space, cells coloured "
-                    f"by cluster", plot.embedding(xy, pd.Categorical(codes), label="cluster"))])
+        rows.append([figure(f"{name}: clusters",
+            f"UMAP of the {name} space, cells coloured by cluster",
+            plot.embedding(xy, pd.Categorical(codes), label="cluster"))])
         if case.labels is not None:
             rows[-1].append(figure(f"{name}: labels",
-                    f"UMAP of the {name} space, cells coloured by known label",
-                    plot.embedding(xy, _as_names(case.labels), label=case.label_key)))
+                f"UMAP of the {name} space, cells coloured by known label",
+                plot.embedding(xy, _as_names(case.labels), label=case.label_key)))
     # without labels, both maps side by side
     return rows if case.labels is not None else [sum(rows, [])]
 
 def _weak_cells(case, at): # -> list of one or no Figure
     "The map by what cells lose in refits, where things were done again."
     s = None if case.evidence is None else case.evidence.stability
-    return ([] if s is None or np.isnan(s).all()
-        else [_lost_figure("scDeepCluster: companions lost in a refit", at["scDeepCluster"][1], s)])
+    if s is None or np.isnan(s).all(): return []
+    return [_lost_figure("scDeepCluster: companions lost in a refit", at["scDeepCluster"][1], s)]
 
 def _as_names(labels):
     "Labels as categories, whatever they are stored as."
     s = pd.Series(labels)
-    return s if isinstance(s.dtype, pd.CategoricalDtype) else pd.Series(
-        pd.Categorical(s.astype(object).map(str, na_action="ignore")), index=s.index)
+    if isinstance(s.dtype, pd.CategoricalDtype): return s
+    text = s.astype(object).map(str, na_action="ignore")
+    return pd.Series(pd.Categorical(text), index=s.index)
 
 # %% ../nbs/analysis/build_report.ipynb #87e3dc11
 def _other_figures(
@@ -379,17 +345,17 @@ def _other_figures(
     if case.labels is not None:
         names = _as_names(case.labels)
         out["confusion"] = [figure(f"{m}", f"Which labels went into which clusters of {m}",
-                plot.confusion(names, case.methods[m])) for m in ("PCA + k-means", "scDeepCluster")]
+            plot.confusion(names, case.methods[m])) for m in ("PCA + k-means", "scDeepCluster")]
         bars = {m: cluster_scores(names, c) for m, c in case.methods.items()}
         out["scores"] = [figure("adjusted Rand index", "ARI of each method as bars",
-                plot.scores(bars, baseline=["PCA + k-means", "PCA + Leiden"]))]
+            plot.scores(bars, baseline=["PCA + k-means", "PCA + Leiden"]))]
     if model is None: return out
     stages = model.stages_ if case.labels is None else model.score_stages(case.labels)
-    out["training"] = [figure("loss",
-            "Training loss by epoch, both stages", plot.losses(model.history_))]
+    out["training"] = [figure("loss", "Training loss by epoch, both stages",
+        plot.losses(model.history_))]
     if stages["label_change"].notna().any() or "ari" in stages:
-        out["training"].append(figure("stages", "Share of labels that changed, by epoch, and the "
-                "chosen stage", plot.stages(stages)))
+        out["training"].append(figure("stages",
+            "Share of labels that changed, by epoch, and the chosen stage", plot.stages(stages)))
     return out
 
 # %% ../nbs/analysis/build_report.ipynb #f2e72b5f
@@ -399,14 +365,14 @@ def _clusters_table(
     "Sizes, confidence, and the commonest label."
     sizes = case.run.sizes()
     t = pd.DataFrame(dict(cluster=np.arange(len(sizes)), cells=sizes,
-            share=[f"{s:.1%}" for s in sizes / sizes.sum()]))
+        share=[f"{s:.1%}" for s in sizes / sizes.sum()]))
     if case.run.model is not None:
         sure = pd.Series(case.run.model.predict_proba(case.adata).max(1))
-        t["median confidence"] = sure.groupby(
-            case.run.codes).median().reindex(t["cluster"]).to_numpy()
+        median = sure.groupby(case.run.codes).median()
+        t["median confidence"] = median.reindex(t["cluster"]).to_numpy()
     if case.labels is not None:
-        n = confusion(_as_names(case.labels),
-            case.run.codes).reindex(columns=t["cluster"], fill_value=0)
+        n = confusion(_as_names(case.labels), case.run.codes)
+        n = n.reindex(columns=t["cluster"], fill_value=0)
         t["commonest label"] = [_brief(n[c].idxmax()) if n[c].sum() else "" for c in t["cluster"]]
         t["of the labelled"] = [f"{n[c].max() / n[c].sum():.0%}" if n[c].sum() else ""
             for c in t["cluster"]]
@@ -428,9 +394,13 @@ def _what_was_read(case):
         "genes without counts": c.n_empty_genes}
     if model is not None:
         r = model.recipe_
-        rows |= {"genes the model learned from": len(r.genes), "preparation": f"counts scaled to {r.target_sum:,.0f} per cell{', log(1 + x)' if r.log1p else ''}{', each gene to mean 0 and variance 1' if r.scale else ''}{f', clipped at {r.max_value:g}' if r.max_value else ''}"}
-    return pd.DataFrame(dict(what=list(rows),
-            value=[f"{v:,}" if isinstance(v, int) else v for v in rows.values()]))
+        scaled = f"counts scaled to {r.target_sum:,.0f} per cell{', log(1 + x)' if r.log1p else ''}"
+        unit = ", each gene to mean 0 and variance 1" if r.scale else ""
+        clipped = f", clipped at {r.max_value:g}" if r.max_value else ""
+        rows |= {"genes the model learned from": len(r.genes),
+            "preparation": scaled + unit + clipped}
+    value = [f"{v:,}" if isinstance(v, int) else v for v in rows.values()]
+    return pd.DataFrame(dict(what=list(rows), value=value))
 
 # %% ../nbs/analysis/build_report.ipynb #b0ea3e8d
 # for each cluster: on the page, and in the file to take away
@@ -438,15 +408,15 @@ _MARKERS_SHOWN, MARKERS_KEPT = 5, 50
 
 def _quality(case:_Case): # -> dict for the template
     "Sentences, figures and table of quality control."
-    q, n = (per_cell(case.adata, case.run.counts.layer),
-        int(mitochondrial(case.adata.var_names).sum()))
+    q = per_cell(case.adata, case.run.counts.layer)
+    n = int(mitochondrial(case.adata.var_names).sum())
     return dict(said=quality_sentences(q, case.run.codes, n), figures=quality_figures(q),
         table=cells_of(quality_by_cluster(q, case.run.codes)))
 
 def _markers_shown(m:Markers): # -> table
     "The first genes of each cluster, with headings for a reader."
-    return m.table.groupby("cluster").head(_MARKERS_SHOWN).rename(
-        columns=dict(auc="AUC", fold="log2 fold", here="cells with it here", elsewhere="elsewhere"))
+    names = dict(auc="AUC", fold="log2 fold", here="cells with it here", elsewhere="elsewhere")
+    return m.table.groupby("cluster").head(_MARKERS_SHOWN).rename(columns=names)
 
 # %% ../nbs/analysis/build_report.ipynb #da35873e
 def _denoising_shown(found): # Audit, or a sentence -> dict for the template
@@ -457,12 +427,11 @@ def _denoising_shown(found): # Audit, or a sentence -> dict for the template
 
 def _contrast_shown(k, codes, seed=0): # Contrast, (cells,) -> dict for the template
     "Sentences, tables and pictures of what a condition changed."
-    top = k.effects.head(20).rename(columns={"log2_fold": "log2 of the change",
-            "with": "with the effect", "without": "without"}).rename_axis("gene").reset_index()
-    top["gene"], apart = top["gene"].map(_brief), k.apart.assign(
-        group=k.apart["group"].map(_brief)).rename(columns=dict(genes="most changed genes (log2)"))
-    within = k.within.rename(columns=dict(controls="controls", targets="target cells",
-            genes="most changed genes (log2)"))
+    top = k.effects.head(20).rename_axis("gene").reset_index().rename(columns={
+        "log2_fold": "log2 of the change", "with": "with the effect"})
+    top["gene"], most = top["gene"].map(_brief), "most changed genes (log2)"
+    apart = k.apart.assign(group=k.apart["group"].map(_brief)).rename(columns=dict(genes=most))
+    within = k.within.rename(columns=dict(targets="target cells", genes=most))
     return dict(said=contrast_sentences(k), readings=cells_of(leakage_table(k)),
         figures=contrast_figures(k, codes, seed), effects=cells_of(top), within=cells_of(within),
         apart=cells_of(apart) if len(apart) else None, key=_brief(k.key),
@@ -488,36 +457,39 @@ def _next_steps(
 )->list: # of (why, command)
     "What to do next, and how."
     file, condition = case.file or "counts.h5ad", ("--condition-key", "--control")
+    columns = "--condition-key", "COLUMN", "--control", "LEVEL"
     plain = {f: v for f, v in case.flags.items() if f in _READING}
     same = {f: v for f, v in case.flags.items() if f not in condition}
     if case.file is None:
-        return [("The same page for a file of your own:", _typed("report", file, {}, "-o",
-                    "my_report")), ("Clusters and embedding in a file for scanpy or Seurat:",
+        return [
+            ("The same page for a file of your own:",
+                _typed("report", file, {}, "-o", "my_report")),
+            ("Clusters and embedding in a file for scanpy or Seurat:",
                 _typed("cluster", file, {}, "--h5ad", "clustered.h5ad")),
-            ("What did a treatment change?", _typed("report", file, {},
-                    "-o", "my_report", "--condition-key", "COLUMN", "--control", "LEVEL"))]
+            ("What did a treatment change?",
+                _typed("report", file, {}, "-o", "my_report", *columns))]
     out = [("Go on in scanpy or Seurat, with clusters and embedding in the file (this trains "
-            "again; scnb report --h5ad writes it along, and the map):",
-            _typed("cluster", file, same, "--h5ad", "clustered.h5ad"))]
+        "again; scnb report --h5ad writes it along, and the map):",
+        _typed("cluster", file, same, "--h5ad", "clustered.h5ad"))]
     if case.flags.get("--fast"):
         out.append(("Fit again, to see how sure the clusters are, and judge denoising (minutes):",
-                _typed("report", file, case.flags | {"--fast": None}, "-o", "report_sure")))
+            _typed("report", file, case.flags | {"--fast": None}, "-o", "report_sure")))
     if (e := case.evidence) is not None and e.runner_up is not None:
-        out.append(("Look at the second best number of clusters:", _typed("report", file,
-                    same | {"--n-clusters": e.runner_up}, "-o", f"report_{e.runner_up}")))
+        second = same | {"--n-clusters": e.runner_up}
+        out.append(("Look at the second best number of clusters:",
+            _typed("report", file, second, "-o", f"report_{e.runner_up}")))
     if case.labels is None:
         out.append(("Compare with labels that the file holds:",
-                _typed("report", file, case.flags, "-o", "report_labels", "--label-key", "COLUMN")))
+            _typed("report", file, case.flags, "-o", "report_labels", "--label-key", "COLUMN")))
     out.append(("Denoise, and judge it on all cells:",
-            _typed("denoise", file, plain, "-o", "denoised.h5ad", "--audit", "audit.html")))
+        _typed("denoise", file, plain, "-o", "denoised.h5ad", "--audit", "audit.html")))
     if case.contrast is None:
         out.append(("If some cells were treated: what did it change?",
-                _typed("report", file, case.flags, "-o", "report_contrast", "--condition-key",
-                    "COLUMN", "--control", "LEVEL")))
+            _typed("report", file, case.flags, "-o", "report_contrast", *columns)))
     else:
+        how = plain | {f: case.flags.get(f) for f in condition}
         out.append(("Keep the coordinates of the effect and of the background:",
-                _typed("contrast", file, plain | {f: case.flags.get(f) for f in condition},
-                    "-o", "contrast.h5ad")))
+            _typed("contrast", file, how, "-o", "contrast.h5ad")))
     return out
 
 # %% ../nbs/analysis/build_report.ipynb #b2c3b1c3
@@ -535,135 +507,53 @@ def _to_take(
     latent = pd.DataFrame(z, columns=[f"Latent{i + 1}" for i in range(z.shape[1])])
     latent.insert(0, "Cell", names)
     out = [download("labels.csv", "one row per cell: " + ", ".join(labels.columns), labels),
-        download("embedding.csv",
-            f"one row per cell: Cell, and its {z.shape[1]} coordinates", latent)]
+        download("embedding.csv", f"one row per cell: Cell, and its {z.shape[1]} coordinates",
+            latent)]
     if len(m.table):
         out.append(download("markers.csv", f"up to {MARKERS_KEPT} genes for each cluster", m.table))
     if case.contrast is not None:
-        out.append(download("changes.csv", "what the condition changed, for every gene "
-                "the model saw", case.contrast.effects.rename_axis("gene").reset_index()))
+        out.append(download("changes.csv",
+            "what the condition changed, for every gene the model saw",
+            case.contrast.effects.rename_axis("gene").reset_index()))
     return out
-
-# %% ../nbs/analysis/build_report.ipynb #5c6c66e7
-_STYLE = CSS + """
-a { color: var(--accent); }
-nav { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .5rem 1rem; margin: 1.2rem 0; font-size: .92rem; }
-nav ol { margin: 0; padding: 0; list-style: none; columns: 8.6rem; column-gap: 1rem; } nav li { break-inside: avoid; } nav a { display: block; padding: .22rem 0; text-decoration: none; }
-@media (min-width: 1280px) { body { padding-left: 14rem; } nav { position: fixed; top: 1.4rem; left: 1rem; width: 13.5rem; max-height: 94vh; overflow-y: auto; margin: 0; } nav ol { columns: 1; } }
-h2 { scroll-margin-top: .6rem; }
-.small .row { grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr)); }
-th button { all: unset; cursor: pointer; } th button:hover, th button:focus-visible { text-decoration: underline; }
-th button::after { content: "\\00a0\\2195"; color: var(--dim); font-weight: 400; } th[aria-sort="ascending"] button::after { content: "\\00a0\\25b2"; } th[aria-sort="descending"] button::after { content: "\\00a0\\25bc"; }
-.tall .wide { max-height: 30rem; overflow: auto; border: 1px solid var(--line); border-radius: 6px; padding: 0 .7rem; } .tall th { position: sticky; top: 0; background: var(--bg); }
-.steps pre { margin: .2rem 0 .8rem; } caption { position: sticky; left: 0; max-width: min(75ch, calc(100vw - 2rem)); }
-@media (max-width: 700px) { ul { padding-left: 1.2rem; } .box { padding: .1rem .7rem; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } .wide table { width: max-content; } td { min-width: 0; } td, th { max-width: 24rem; } .plain .wide table { width: auto; } }
-@media (prefers-color-scheme: dark) { figure img { filter: brightness(.88); } }
-@media print {
-  :root { --bg: #ffffff; --fg: #000000; --dim: #444444; --line: #bbbbbb; --card: #ffffff; --accent: #000000; }
-  body { padding: 0; font-size: 10.5pt; } nav { position: static; width: auto; max-height: none; } nav ol { columns: 3; }
-  figure, tr, .box { break-inside: avoid; } h2, h3 { break-after: avoid; } figure img { filter: none; } .wide, .tall .wide { overflow: visible; max-height: none; } .wide table { width: auto; font-size: .72rem; } td { min-width: 0; } td, th { padding-right: .5rem; } th button::after { content: none !important; }
-  pre { white-space: pre-wrap; overflow-wrap: anywhere; } .row { grid-template-columns: 1fr 1fr; } #take, .files { display: none; }
-}
-"""
-
-# %% ../nbs/analysis/build_report.ipynb #314218cb
-_HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{{ policy }}">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<title>{{ name }}: clusters</title><style>{{ css }}</style></head><body><main>
-<p class="dim">scnb {{ version }}, report</p><h1>{{ name }}</h1>
-<section class="box"><ul>{% for s in short %}<li>{{ s }}</li>{% endfor %}</ul></section>
-<nav aria-label="Contents"><ol>{% for id, title in contents %}<li><a href="#{{ id }}">{{ title }}</a></li>{% endfor %}</ol></nav>
-{{ body }}
-</main><script>{{ script }}</script></body></html>
-"""
-_BODY = """
-{% if cautions %}<h2 id="care">Read with care</h2><ul>{% for s in cautions %}<li>{{ s }}</li>{% endfor %}</ul>{% endif %}
-<h2 id="data">What was read</h2><div class="plain">{{ table(read, "The counts and how they were prepared. Nothing was removed from the file.") }}</div>
-<h2 id="quality">Quality control</h2><ul>{% for s in quality.said %}<li>{{ s }}</li>{% endfor %}</ul><div class="small">{{ figs(quality.figures) }}</div>
-{{ table(quality.table, "The same by cluster: a cluster of odd cells is a finding about the experiment, not about the tissue.") }}
-<h2 id="maps">The cells on a map</h2>
-<p>Above, the space that scDeepCluster learned; below, that of the plain method, PCA. Cells that lie together are alike in that space. Distances between far groups mean little on such a map.</p>
-{% for row in maps %}{{ figs(row) }}{% endfor %}
-<h2 id="clusters">Clusters</h2>{{ table(clusters, "Numbered by size, as in clusters.csv. Confidence: the soft assignment of a cell to its cluster, from 1/k to 1.") }}
-{% if sure %}<h2 id="sure">How sure?</h2>""" + _SURE + """{% if weak %}<h3 id="weak">Where the unsure cells lie</h3>{{ figs(weak) }}{% endif %}{% endif %}
-"""
-
-# %% ../nbs/analysis/build_report.ipynb #7d81a6d8
-_BODY += """
-<h2 id="markers">Marker genes</h2>{% if markers.rows %}<p>What sets each cluster apart from all the others, from at most 300 cells of each. AUC: how often a cell of the cluster has more of the gene than a cell outside, 0.5 is chance. These genes describe the clusters; they do not prove them. There is no p-value, because the clusters were made from the same counts: tested on them again, genes would look significant even where there is nothing.</p>
-{{ figs([dots]) }}<div class="tall">{{ table(markers, "The first genes of each cluster; this table scrolls, and markers.csv below has more.") }}</div>{% else %}<p>There is one cluster, or none with two cells, so there is nothing to set apart.</p>{% endif %}
-<h2 id="scores">Beside the plain method</h2>{{ table(scores, "The same cells, three methods. " + ("ARI, NMI: agreement with the labels, 1 is perfect, ARI 0 is chance; ACC: share of cells that are right under the best matching." if labelled else "No labels were given, so there is no score; the last column says how far the methods agree.")) }}
-{% if others.scores %}{{ figs(others.scores) }}{% endif %}
-{% if others.confusion %}<h2 id="confusion">Labels and clusters</h2><p>One row per label: where its cells went. A row in one dark field was found as it is; a row in several was split; a column with several dark fields joins labels.</p>{{ figs(others.confusion) }}{% endif %}
-{% if denoising %}<h2 id="denoising">Should these counts be denoised?</h2>{% if denoising.why %}<p>{{ denoising.why }}</p>{% else %}<ul>{% for s in denoising.said %}<li>{{ s }}</li>{% endfor %}</ul>
-<p class="dim">Asked of the autoencoder DCA, on {{ "{:,}".format(denoising.cells) }} cells and {{ "{:,}".format(denoising.genes) }} genes; <code>scnb denoise --audit</code> asks of more.</p>{{ figs(denoising.figures) }}{% endif %}{% endif %}
-"""
-
-# %% ../nbs/analysis/build_report.ipynb #128e161f
-_CHANGED = """
-{% if contrast %}<h2 id="contrast">What the condition changed</h2><p>Condition: {{ contrast.key }}; controls: {{ contrast.control }}. contrastiveVI learns from the controls what cells differ in anyway, the background, and has salient coordinates for what is left in the others.</p>
-<ul>{% for s in contrast.said %}<li>{{ s }}</li>{% endfor %}</ul>{{ figs(contrast.figures) }}
-{{ table(contrast.readings, "How well control and target cells can be told apart (AUC, 0.5 is chance), beside the same for permuted conditions. The model has seen these cells.") }}
-{{ table(contrast.effects, "Genes that change most: target cells decoded with their salient part and without it; mean share per 10,000 counts. The size depends on the model and on how rare a gene is: trust the order more.") }}
-{{ table(contrast.within, "Within each cluster.") }}{% if contrast.apart %}{{ table(contrast.apart, "Each target group.") }}{% endif %}
-<p>Cells are no replicates. All cells of one sample share what happened to that sample, so whether a change would come again in other samples is a question for more samples, not for more cells.</p>{% endif %}
-"""
-_TAIL = _CHANGED + """
-<h2 id="take">To take away</h2><p>Files inside this page; clusters.csv lies beside it.</p><ul class="files">{% for f in files %}<li>{% if f.uri %}<a href="{{ f.uri }}" download="{{ f.name }}">{{ f.name }}</a>, {{ f.size }}: {{ f.what }}.{% else %}{{ f.name }} would be {{ f.size }}, too large for a page: the first command below writes the same into a file.{% endif %}</li>{% endfor %}</ul>
-{% if others.training %}<h2 id="training">Training</h2><p>{{ why }}</p>{{ figs(others.training) }}{{ table(stages, "Where each stage ended.") }}{% endif %}
-<h2 id="next">What to do next</h2><div class="steps">{% for why, command in steps %}<p>{{ why }}</p><pre>{{ command }}</pre>{% endfor %}</div>
-<h2 id="again">To repeat it</h2><pre>{{ command }}</pre>
-<p>Seed {{ seed }}. {% for p, v in versions.items() %}{{ p }} {{ v }}{{ "." if loop.last else ", " }}{% endfor %} Same file, seed, versions and machine: the same clusters, bit for bit.</p>
-"""
-
-# %% ../nbs/analysis/build_report.ipynb #c1a08bd5
-_GUIDE = """
-<h2 id="guide">How to read this page</h2>
-<ul><li>A cluster is a group of cells that are alike in their counts. It is not yet a cell type: for a name, look at the genes that set it apart, and ask somebody who knows the tissue.</li>
-<li>Two methods that agree are a better reason to believe a group than one method that is sure. Start with the groups that both find.</li>
-<li>Fine-tuning pulls groups apart even where there is a continuum. If the two stages differ much, look at both.</li>
-<li>{% if labelled %}Labels were used for the scores and colours only; the clusters are the same without them. Labels are themselves somebody's clustering, so a high score means agreement, not truth.
-{% else %}No labels were given. With <code>--label-key</code>, this page shows scores and confusion as well; the clusters stay the same.{% endif %}</li>
-<li>Splits that follow a batch, a donor, or the number of counts in a cell are usually not biology.</li>
-{% if sure %}""" + _READ + """{% endif %}</ul>
-"""
 
 # %% ../nbs/analysis/build_report.ipynb #c884db08
 def _filled(
     case:_Case, seed=0, # of the maps
 )->dict: # for the template
     "Everything that the body shows."
-    others, stages, e = _other_figures(case), _stages_table(case), case.evidence
-    at, m = _places(case, seed), markers(case.adata,
-        case.run.codes, case.run.counts.layer, n=MARKERS_KEPT)
-    sure = parts(case.adata, case.run.codes, e,
-        case.run.counts.layer) if e is not None and e.is_there else {}
+    run, others, stages, e = case.run, _other_figures(case), _stages_table(case), case.evidence
+    at = _places(case, seed)
+    m = markers(case.adata, run.codes, run.counts.layer, n=MARKERS_KEPT)
+    refits = e is not None and e.is_there
+    sure = parts(case.adata, run.codes, e, run.counts.layer) if refits else {}
+    dotted = figure("marker genes",
+        "Dots: share of cells with a gene, and its mean expression, by cluster",
+        dots(m)) if m.genes else None
+    denoising = None if case.denoising is None else _denoising_shown(case.denoising)
+    changed = None if case.contrast is None else _contrast_shown(case.contrast, run.codes, seed)
     return dict(short=_in_short(case),
-        map=at["PCA" if case.run.model is None else "scDeepCluster"][1], cautions=_cautions(case),
+        map=at["PCA" if run.model is None else "scDeepCluster"][1], cautions=_cautions(case),
         read=cells_of(_what_was_read(case)), quality=_quality(case), maps=_maps(case, at),
         clusters=cells_of(_clusters_table(case)), sure=bool(sure), weak=_weak_cells(case, at),
-        **sure, h="h3", markers=cells_of(_markers_shown(m)), dots=figure("marker genes",
-            "Dots: share of cells with a gene, and its mean expression, by cluster", dots(m))
-        if m.genes else None,
+        **sure, h="h3", markers=cells_of(_markers_shown(m)), dots=dotted,
         others={k: others.get(k) for k in ("confusion", "scores", "training")},
-        labelled=case.labels is not None, scores=cells_of(_scores_table(case)), denoising=None
-        if case.denoising is None else _denoising_shown(case.denoising), contrast=None
-        if case.contrast is None else _contrast_shown(case.contrast, case.run.codes, seed),
-        files=_to_take(case, at, m), stages=None if stages is None else cells_of(stages),
-        why=_why_this_stage(case.run.model.stages_) if stages is not None else "",
-        steps=_next_steps(case), command=case.command, seed=case.run.seed, versions=versions())
+        labelled=case.labels is not None, scores=cells_of(_scores_table(case)),
+        denoising=denoising, contrast=changed, files=_to_take(case, at, m),
+        stages=None if stages is None else cells_of(stages),
+        why=_why_this_stage(run.model.stages_) if stages is not None else "",
+        steps=_next_steps(case), command=case.command, seed=run.seed, versions=versions())
 
 def _render(
     case:_Case, page=None, # page: from `_filled`
 )->str: # HTML
     "The page as text."
     from markupsafe import Markup
-    env, page = _environment(), page or _filled(case)
-    body = env.from_string(MACROS + _BODY + _TAIL + _GUIDE).render(**page)
-    return env.from_string(_HEAD).render(name=case.name, css=Markup(_STYLE), version=__version__,
-        policy=policy(SORT), script=Markup(SORT),
-        short=page["short"], contents=contents(body), body=Markup(body))
+    env, page, script = environment(), page or _filled(case), template_text("sort.js")
+    body = env.get_template("body.html").render(**page)
+    return env.get_template("report.html").render(name=case.name, version=__version__,
+        policy=policy(script), script=Markup(script), short=page["short"],
+        contents=contents(body), body=Markup(body))
 
 # %% ../nbs/analysis/build_report.ipynb #32510ec8
 def _plan_folder(out_dir, overwrite, input=None, h5ad=None, save=None):
@@ -690,8 +580,7 @@ def _write_report(out, html, case, xy): # xy: the map of the cells, for the data
         if "--h5ad" in out.paths:
             found = case.adata.copy()
             write_clusters(case.run, found)
-            # where `sc.pl.umap` looks; a map that the file has stays
-            found.obsm.setdefault("X_umap", xy)
+            found.obsm.setdefault("X_umap", xy)   # for `sc.pl.umap`; a map of the file stays
             write_h5ad(found, out.part("--h5ad"))
         if "-o" in out.paths: out.part("-o").mkdir()
         place = {"page": "index.html", "clusters": "clusters.csv"}
@@ -708,9 +597,10 @@ def _further_sections(
 )->dict: # denoising, contrast: for `_Case`
     "What is asked of the counts beside the clusters."
     how = {k: fit[k] for k in ("max_epochs", "device", "precision") if fit.get(k) is not None}
-    return dict(denoising=None if fit.get("fast") else quick_audit(adata, run.codes, layer, seed,
-            **how), contrast=None if model is None else contrast(model, adata, run.codes,
-            layer, seed, progress=fit.get("progress", True), **how))
+    denoising = None if fit.get("fast") else quick_audit(adata, run.codes, layer, seed, **how)
+    changed = None if model is None else contrast(model, adata, run.codes, layer, seed,
+        progress=fit.get("progress", True), **how)
+    return dict(denoising=denoising, contrast=changed)
 
 def _given_flags(**options): # names as in Python -> as on the command line
     "Options that differ from their defaults."
@@ -744,9 +634,9 @@ def _in_python(flags):
 def _said_of(case):
     "Verdict and leaks, for the record."
     out = {} if not hasattr(case.denoising, "verdict") else dict(denoising=case.denoising.verdict())
-    return out if case.contrast is None else out | dict(
-        contrast=dict(targets=case.contrast.names[1:], leakage=case.contrast.leakage, genes={
-                str(g): float(v) for g, v in case.contrast.effects["log2_fold"].head(20).items()}))
+    if (k := case.contrast) is None: return out
+    genes = {str(g): float(v) for g, v in k.effects["log2_fold"].head(20).items()}
+    return out | dict(contrast=dict(targets=k.names[1:], leakage=k.leakage, genes=genes))
 
 # %% ../nbs/analysis/build_report.ipynb #41a0d71a
 def make_report(
@@ -767,8 +657,8 @@ def make_report(
     adata, path, out = _opened(adata_or_path, out_dir, overwrite, condition_key, control, h5ad,
         save, label_key=label_key, transpose=transpose, allow_non_integer=allow_non_integer)
     asked, (adata, layer) = layer, raw_or_layer(adata, layer)
-    labels, model = labels_of(adata, label_key or ("cell_type" if adata_or_path is None
-            else None)), check_contrast(condition_key, control, adata, n_top_genes)
+    labels = labels_of(adata, label_key or ("cell_type" if adata_or_path is None else None))
+    model = check_contrast(condition_key, control, adata, n_top_genes)
     run = cluster(adata, n_clusters, n_top_genes=n_top_genes, layer=layer, seed=seed, **fit)
     name = ("Embedded PBMC" if adata_or_path is None else path.resolve().name
         if path is not None else "AnnData")
@@ -777,8 +667,9 @@ def make_report(
         control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose,
         allow_non_integer=allow_non_integer, max_epochs=fit.get("max_epochs"),
         fast=fit.get("fast"), n_top_genes=n_top_genes)
-    command = _typed("report", file, flags, "-o",
-        Path(out_dir).resolve().name) if adata_or_path is None or file else _in_python(flags)
+    here = Path(out_dir).resolve().name
+    command = (_typed("report", file, flags, "-o", here) if adata_or_path is None or file
+        else _in_python(flags))
     case = _Case(name, adata, run, labels,
         label_key if labels is None or label_key else "cell_type", command,
         **_further_sections(adata, run, model, layer, seed, fit), file=file, flags=flags)

@@ -10,7 +10,6 @@ import contextlib
 import math
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from torch import nn
 from threadpoolctl import threadpool_limits
@@ -20,7 +19,9 @@ from . import losses
 from .counts import InputError, data_hash, genes_hash
 from .data import log_normalize, batches
 from .dca import CountAutoencoder, CountTask
-from .cluster_number import ClusterNumber, cell_stability, consensus_labels, embed_pca, subsample_evenly, explained_and_reproducibility, estimate_cluster_number, reference_pca, consensus_votes
+from scnb.cluster_number import (ClusterNumber, cell_stability, consensus_labels, consensus_votes,
+    embed_pca, estimate_cluster_number, explained_and_reproducibility, reference_pca,
+    subsample_evenly)
 from .nn import LIKELIHOODS, NORMS, set_generator
 from .train import Fit, child_seed, steps
 from .model import Model
@@ -44,8 +45,8 @@ class ClusterNet(nn.Module):
         alpha:float=1., # degrees of freedom
     ):
         super().__init__()
-        self.autoencoder, self.centers, self.alpha = (autoencoder,
-            nn.Parameter(torch.tensor(centers, dtype=torch.float32)), alpha)
+        self.autoencoder, self.alpha = autoencoder, alpha
+        self.centers = nn.Parameter(torch.tensor(centers, dtype=torch.float32))
     @property
     def head(self): return self.autoencoder.head
     def assign(self, x):
@@ -181,12 +182,11 @@ class ScDeepCluster(Model):
         lr=1e-3, # learning rate of stage 1 (Adam with AMSGrad)
         backend="auto", # of the likelihood
     ):
-        self.n_clusters, self.dims, self.noise, self.hidden_noise, self.gamma, self.alpha = (
-            n_clusters, dims, noise, hidden_noise, gamma, alpha)
-        self.likelihood, self.dispersion, self.norm, self.n_top_genes = (likelihood,
-            dispersion, norm, n_top_genes)
-        self.finetune_epochs, self.tol, self.stage, self.refits, self.lr, self.backend = (
-            finetune_epochs, tol, stage, refits, lr, backend)
+        self.n_clusters, self.refits, self.stage = n_clusters, refits, stage
+        self.dims, self.noise, self.hidden_noise, self.norm = dims, noise, hidden_noise, norm
+        self.gamma, self.alpha, self.tol, self.lr = gamma, alpha, tol, lr
+        self.likelihood, self.dispersion, self.backend = likelihood, dispersion, backend
+        self.n_top_genes, self.finetune_epochs = n_top_genes, finetune_epochs
 
     def _epochs(self, n_cells, batch_size):
         return _epochs_of(_STEPS if self.n_clusters else _STEPS_REFIT, n_cells, batch_size)
@@ -195,8 +195,8 @@ class ScDeepCluster(Model):
             input_noise=self.noise, hidden_noise=self.hidden_noise)
 
     def _preprocessing(self, adata):
-        return dict(n_top_genes=self.n_top_genes if self.n_top_genes
-            and self.n_top_genes < adata.n_vars else None)
+        fewer = self.n_top_genes and self.n_top_genes < adata.n_vars
+        return dict(n_top_genes=self.n_top_genes if fewer else None)
 
 # %% ../nbs/03_scdeepcluster.ipynb #9cb2e13e
 @patch
@@ -253,15 +253,16 @@ class DenoisingStage(ScDeepCluster):
 def _latent_anew(kept, seed, params, names, library, **settings): # -> (cells, latent)
     "The latent code of a network trained on these counts from a new start, on one thread."
     import anndata
-    some = anndata.AnnData(kept.astype(np.float32), obs=pd.DataFrame(dict(library=library),
-            index=names), var=pd.DataFrame(index=[f"g{j}" for j in range(kept.shape[1])]))
+    some = anndata.AnnData(kept.astype(np.float32),
+        obs=pd.DataFrame(dict(library=library), index=names),
+        var=pd.DataFrame(index=[f"g{j}" for j in range(kept.shape[1])]))
     threads, silent = torch.get_num_threads(), steps.disabled
     torch.set_num_threads(1)
     # the refits are one step of the fit around them
     steps.disabled = True
     try:
-        return DenoisingStage(**params).fit(some, seed=seed % 2**31,
-            progress=False, **settings).transform(some)
+        stage = DenoisingStage(**params)
+        return stage.fit(some, seed=seed % 2**31, progress=False, **settings).transform(some)
     finally:
         steps.disabled = silent
         torch.set_num_threads(threads)
@@ -275,10 +276,12 @@ def _side_by_side(cpu:bool, progress:bool): # -> something like `map`
     jobs = cpu_count() if cpu else 1
     def run(f, *args):
         tasks = [delayed(f)(*a) for a in zip(*args)]
-        done = Parallel(min(jobs, len(tasks)), return_as="generator", **(dict(backend="loky",
-                    inner_max_num_threads=1, idle_worker_timeout=5) if jobs > 1 else {}))(tasks)
-        return _counted(tqdm(done, total=len(tasks), desc="refits", disable=not progress,
-                leave=False), len(tasks), quiet=progress)
+        how = dict(backend="loky", inner_max_num_threads=1, idle_worker_timeout=5)
+        parallel = Parallel(
+            min(jobs, len(tasks)), return_as="generator", **(how if jobs > 1 else {}))
+        bar = tqdm(parallel(tasks), total=len(tasks), desc="refits", disable=not progress,
+            leave=False)
+        return _counted(bar, len(tasks), quiet=progress)
     return run
 
 def _counted(done, total, quiet=False): # the same, one by one
@@ -290,8 +293,10 @@ def _counted(done, total, quiet=False): # the same, one by one
 # %% ../nbs/03_scdeepcluster.ipynb #06a896b8
 def _kept_apart(g): # -> tensors
     "The partitions and gains of all refits, as tensors."
-    return {f"refits.{r}.{i}.{n}": torch.as_tensor(a) for r, trees in g.families.items() for i,
-        tree in enumerate(trees) for n, a in zip(("gain", "parts"), tree)}
+    return {f"refits.{r}.{i}.{n}": torch.as_tensor(a)
+        for r, trees in g.families.items()
+        for i, tree in enumerate(trees)
+        for n, a in zip(("gain", "parts"), tree)}
 
 def _recalled(tensors): # -> Granularity
     "The reverse of `_kept_apart`."
@@ -325,10 +330,11 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
             library=obs["n_counts"].to_numpy(), max_epochs=epochs, batch_size=s.batch_size,
             precision=s.precision, device="cpu" if cpu else s.device)
         run = _side_by_side(cpu, s.progress)
-    found = estimate_cluster_number(fit.counts(rows), embed, n or 5,
-        seed=child_seed(fit.settings.seed, "refits"), run=run,
-        k=self.n_clusters) if fit.fabric.is_global_zero else None
     # one process does the work, all go on from the same answer
+    found = None
+    if fit.fabric.is_global_zero:
+        found = estimate_cluster_number(fit.counts(rows), embed, n or 5,
+            seed=child_seed(fit.settings.seed, "refits"), run=run, k=self.n_clusters)
     if fit.fabric.world_size > 1: found = fit.fabric.broadcast(found)
     fit.memory.tensors |= _kept_apart(found)
     fit.memory.done.append("refits")
@@ -339,14 +345,16 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
 def _centred(z, rows, votes): # -> centres (k, latent) float32, labels (cells,): the nearest centre
     "The mean of the cells (`rows`) that each cluster has won, and every cell's nearest mean."
     won = votes.argmax(1).numpy()
-    centers = np.stack(
-        [z[rows][won == j].mean(0) for j in range(votes.shape[1])]).astype(np.float32)
-    return centers, losses.student_t(torch.as_tensor(z), torch.as_tensor(centers)).argmax(1).numpy()
+    means = [z[rows][won == j].mean(0) for j in range(votes.shape[1])]
+    centers = np.stack(means).astype(np.float32)
+    q = losses.student_t(torch.as_tensor(z), torch.as_tensor(centers))
+    return centers, q.argmax(1).numpy()
 
 # %% ../nbs/03_scdeepcluster.ipynb #e93e7626
 @patch
-# -> centres, weights of the autoencoder
-def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=None):
+def _finetune(self:ScDeepCluster,
+    module, fit, labels, centers, noise, votes=None # autoencoder, `Fit`, result of stage 1
+): # -> centres, weights of the autoencoder
     "Stage 2."
     net = ClusterNet(module, centers, self.alpha).to(fit.fabric.device)
     task = ClusterTask(net, fit, labels, self.gamma, self.tol, votes, backend=self.backend)
@@ -355,8 +363,8 @@ def _finetune(self:ScDeepCluster, module, fit, labels, centers, noise, votes=Non
     fit.stage("finetune", task, epochs, hold_out=False)
     net.to(fit.fabric.device).eval()
     labels = _assignments(net, fit, fit.fabric.device).argmax(1).numpy()
-    _note_stage(fit, "finetune",
-        sum(r["stage"] == "finetune" for r in fit.memory.rows), labels, np.nan)
+    done = sum(r["stage"] == "finetune" for r in fit.memory.rows)
+    _note_stage(fit, "finetune", done, labels, np.nan)
     return net.centers.detach().cpu().numpy(), _weights_of(module)
 
 def _weights_of(module):
@@ -398,17 +406,17 @@ def _trust(self:ScDeepCluster, fit, judged, again, chosen)->dict:
     "Add to what was chosen what the refits say of it."
     # of all cells, in the order of the file
     labels, n = chosen.pop("labels"), fit.adata.n_obs
-    out = chosen | dict(granularity_=None, runner_up_=None,
-        finest_=None, refit_cells_=np.zeros(0, int), refit_labels_=np.zeros((0, 0), int),
-        levels_=np.zeros((0, 0), int), stability_=np.full(n, np.nan, np.float32), cells_hash_=None)
+    out = chosen | dict(granularity_=None, runner_up_=None, finest_=None, cells_hash_=None,
+        refit_cells_=np.zeros(0, int), refit_labels_=np.zeros((0, 0), int),
+        levels_=np.zeros((0, 0), int), stability_=np.full(n, np.nan, np.float32))
     if again is None: return out
     rows = fit.cells[judged]
     # a refit may find fewer than were asked for
     most = int(again.table.k.max()) if len(again.table) else 1
     out |= dict(cells_hash_=_same_cells(fit.adata, fit.settings.layer), refit_cells_=rows,
         refit_labels_=again.partitions(min(self.n_clusters or again.k, most)).astype(np.int32))
-    out["stability_"][rows] = cell_stability(np.unique(labels[rows], return_inverse=True)[1],
-        out["refit_labels_"])
+    codes = np.unique(labels[rows], return_inverse=True)[1]
+    out["stability_"][rows] = cell_stability(codes, out["refit_labels_"])
     if self.n_clusters: return out
     levels = [consensus_labels(again.partitions(k))[0] for k in again.table.k]
     return out | dict(granularity_=again.table, runner_up_=again.runner_up, finest_=again.finest,
@@ -426,10 +434,13 @@ def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     space = reference_pca(_log_normalised(fit, fit.cells[judged]), seed=child_seed(seed, "judge"))
     z = _in_order(fit, device, lambda b: module.encode(b.x)).numpy()
     again = self._refits(fit, judged)
-    votes = None if self.n_clusters else torch.as_tensor(consensus_votes(again.partitions(again.k)),
-        dtype=torch.float32)
-    centers, labels = _kmeans(z, min(self.n_clusters, len(z)),
-        child_seed(seed, "kmeans")) if votes is None else _centred(z, judged, votes)
+    if self.n_clusters:
+        votes = None
+        centers, labels = _kmeans(z, min(self.n_clusters, len(z)), child_seed(seed, "kmeans"))
+    else:
+        votes = consensus_votes(again.partitions(again.k))
+        votes = torch.as_tensor(votes, dtype=torch.float32)
+        centers, labels = _centred(z, judged, votes)
     _note_stage(fit, "pretrain", fit.settings.max_epochs, labels, np.nan)
     answers = {"pretrain": (centers, _weights_of(module))}
     if len(centers) > 1 and self.finetune_epochs > 0 and self.stage != "pretrain":
@@ -450,7 +461,9 @@ def _proba(self:ScDeepCluster, z):
     return losses.student_t(torch.as_tensor(z), torch.as_tensor(self.centers_), self.alpha).numpy()
 
 @patch
-def predict(self:ScDeepCluster, adata)->np.ndarray: # (cells,) integers, 0 is the largest cluster of the data fitted
+def predict(self:ScDeepCluster,
+    adata, # AnnData with raw counts
+)->np.ndarray: # (cells,) integers, 0 is the largest cluster of the data fitted
     "The cluster of each cell."
     return self.predict_proba(adata).argmax(1)
 
@@ -469,16 +482,22 @@ def score_stages(self:ScDeepCluster,
     "Scores of every recorded partition against known labels; nothing is chosen by them."
     from scnb.metrics import cluster_scores
     known = pd.Series(np.asarray(labels, dtype=object))[self.stage_cells_].to_numpy()
-    return self.stages_.join(pd.DataFrame([{k: cluster_scores(known, l)[k]
-                    for k in ("ari", "nmi", "acc")} for l in self.stage_labels_]))
+    scores = [cluster_scores(known, l) for l in self.stage_labels_]
+    return self.stages_.join(pd.DataFrame(scores)[["ari", "nmi", "acc"]])
 
 # %% ../nbs/03_scdeepcluster.ipynb #e202c61d
 @patch
-def labels_at(self:ScDeepCluster, k)->np.ndarray: # (cells of the file,), -1 where a cell took no part
+def labels_at(self:ScDeepCluster,
+    k, # number of clusters
+)->np.ndarray: # (cells of the file,), -1 where a cell took no part
     "The refits' vote for another number of clusters, without a new fit."
     ks = [] if self.granularity_ is None else self.granularity_.k.tolist()
     if k not in ks:
-        raise InputError(f"no partition into {k} clusters is known: {f'there are those for k = {ks[0]} to {ks[-1]}' if ks else 'the number of clusters was given' if self.granularity_ is None else 'there was too little to split'}; fit with n_clusters={k}")
+        why = (f"there are those for k = {ks[0]} to {ks[-1]}" if ks
+            else "the number of clusters was given" if self.granularity_ is None
+            else "there was too little to split")
+        raise InputError(
+            f"no partition into {k} clusters is known: {why}; fit with n_clusters={k}")
     out = np.full(len(self.stability_), -1)
     out[self.refit_cells_] = self.levels_[ks.index(k)]
     return out

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.functional import log_softmax
 from .counts import InputError, encode_levels, column
 from .losses import kl_normal
-from .nn import CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss, log_mean, mlp, norm_layer, set_generator
+from .nn import (CountHead, GaussianLatent, GaussianNoise, LIKELIHOODS, NORMS, count_loss,
+    log_mean, mlp, norm_layer, set_generator)
 from .train import EarlyStopping, Fit, ReduceLROnPlateau, Task, child_seed, log
 from .model import Model
 
@@ -72,9 +73,9 @@ def _row_sums(x): # sparse CSR (cells, genes) -> (cells,)
     return torch.zeros(len(x), device=x.device).index_add_(0, at, x.values())
 
 @patch
-# a `Batch` -> input (cells, genes), library size (cells,) or what it is inferred from (cells,
-# genes), batch codes or None
-def fields(self:VAENet, batch):
+def fields(self:VAENet,
+    batch, # `Batch`
+): # input (cells, genes), library size (cells,) or its input (cells, genes), batch codes or None
     "What the network sees of a minibatch."
     x = batch.x if self.inputs == "scaled" else batch.counts.to_dense().log1p()
     # what it is inferred from
@@ -85,14 +86,16 @@ def fields(self:VAENet, batch):
 
 # %% ../nbs/04_vae_norms.ipynb #a3dbe188
 @patch
-# -> a draw of z, its mean, its log-variance, each (cells, latent)
-def posterior(self:VAENet, x, b=None):
+def posterior(self:VAENet,
+    x, b=None, # input (cells, genes), batch codes (cells,)
+): # a draw of z, its mean, its log-variance, each (cells, latent)
     "A draw from the posterior, and its parameters."
     return self.latent(self.encoder(self.noise(x), b))
 
 @patch
-# (cells, latent), (cells,), (cells,) -> dict, see `CountHead`
-def decode(self:VAENet, z, library, b=None):
+def decode(self:VAENet,
+    z, library, b=None, # (cells, latent), (cells,), (cells,)
+): # dict, see `CountHead`
     "Parameters of the counts."
     out = self.head(self.decoder(z, b), library)
     if self.library in ("size_factor", "none"): return out
@@ -101,9 +104,9 @@ def decode(self:VAENet, z, library, b=None):
 
 # %% ../nbs/04_vae_norms.ipynb #4ef8f3b4
 @patch
-# log1p of raw counts (cells, genes) -> a draw of the library size, its median, and kl, each
-# (cells,)
-def inferred(self:VAENet, x, b=None):
+def inferred(self:VAENet,
+    x, b=None, # log1p of raw counts (cells, genes), batch codes (cells,)
+): # a draw of the library size, its median, and kl, each (cells,)
     "The library size from the cell: log-normal, in units of its prior's mean and deviation."
     l, mean, logvar = self.log_depth(self.depth(x, b))                        # (cells, 1)
     at = torch.zeros(len(x), dtype=torch.long, device=x.device) if b is None else b
@@ -128,13 +131,13 @@ class ElboTask(Task):
         super().__init__(module, lr)
         self.warmup, self.seed, self.backend, self.beta = warmup, seed, backend, 1.
     def steps(self, loop):
-        self.beta = min(1.,
-            (loop.epoch + loop.step / len(loop.batches)) / self.warmup) if self.warmup else 1.
+        epochs = loop.epoch + loop.step / len(loop.batches)
+        self.beta = min(1., epochs / self.warmup) if self.warmup else 1.
         return [(0, self.loss)]
     def loss(self, net, batch, beta=None):
         out = net(*self.module.fields(batch))
-        nll, kl, genes = count_loss(self.module.head.likelihood, batch.counts, out,
-            backend=self.backend), out["kl"].mean(), batch.x.shape[1]
+        kl, genes = out["kl"].mean(), batch.x.shape[1]
+        nll = count_loss(self.module.head.likelihood, batch.counts, out, backend=self.backend)
         return dict(loss=nll + (self.beta if beta is None else beta) * kl / genes,
             elbo=-nll.detach() * genes - kl.detach(), kl=kl)
     def validate(self, net, batch):
@@ -168,14 +171,14 @@ class LatentModel(Model):
     _steps, _least_epochs = 3200, 20
     _kl = ("kl",)                         # what the network calls its KL terms
     def _epochs(self, n_cells, batch_size):
-        return int(np.clip(round(self._steps * batch_size / n_cells),
-                self._least_epochs, self._max_epochs))
+        epochs = round(self._steps * batch_size / n_cells)
+        return int(np.clip(epochs, self._least_epochs, self._max_epochs))
     def _preprocessing(self, adata):
-        return dict(n_top_genes=self.n_top_genes if self.n_top_genes
-            and self.n_top_genes < adata.n_vars else None)
+        fewer = self.n_top_genes and self.n_top_genes < adata.n_vars
+        return dict(n_top_genes=self.n_top_genes if fewer else None)
     def _fields(self):
-        return {} if self.batch_key is None else dict(batch_key=self.batch_key,
-            batch_names=self.batch_names_)
+        if self.batch_key is None: return {}
+        return dict(batch_key=self.batch_key, batch_names=self.batch_names_)
 
 def level_names(adata, key, what="batch"):
     "The levels of a column of obs, in order; none without a column."
@@ -211,12 +214,11 @@ class VAE(LatentModel):
         lr=1e-3, # learning rate of Adam
         backend="auto", # of the likelihood: "auto", "reference", "fused"
     ):
-        self.n_latent, self.n_hidden, self.n_layers, self.likelihood, self.dispersion = (n_latent,
-            n_hidden, n_layers, likelihood, dispersion)
-        self.norm, self.groups, self.dropout, self.noise, self.library, self.inputs = (norm, groups,
-            dropout, noise, library, inputs)
-        self.batch_key, self.encode_batch, self.n_top_genes, self.warmup, self.lr, self.backend = (
-            batch_key, encode_batch, n_top_genes, warmup, lr, backend)
+        self.n_latent, self.n_hidden, self.n_layers = n_latent, n_hidden, n_layers
+        self.likelihood, self.dispersion, self.library = likelihood, dispersion, library
+        self.norm, self.groups, self.dropout, self.noise = norm, groups, dropout, noise
+        self.inputs, self.batch_key, self.encode_batch = inputs, batch_key, encode_batch
+        self.n_top_genes, self.warmup, self.lr, self.backend = n_top_genes, warmup, lr, backend
 
 # %% ../nbs/04_vae_norms.ipynb #f825a124
 @patch
@@ -247,8 +249,10 @@ def _whole(name, v, low):
         raise InputError(f"{name}={v!r}: a whole number of at least {low} is needed")
 
 @patch
-# names of the numbers of dimensions; further parameters and what they may be
-def _check_network(self:LatentModel, *dims, **choices):
+def _check_network(self:LatentModel,
+    *dims, # names of the numbers of dimensions
+    **choices, # further parameters and what they may be
+):
     "What can be said of the network without data."
     self._check_choices(likelihood=LIKELIHOODS[:3],
         dispersion=("gene", "cell"), norm=NORMS, **choices)
@@ -302,8 +306,8 @@ def _measure(self:LatentModel, module, fit): measure_library(module, fit)
 def measure_library(module, fit):
     "Mean and variance of the log library sizes of each batch, and its share of the cells."
     data = fit.batches(fit.train, shuffle=False)
-    log_n = np.log(
-        np.maximum(np.asarray(data.counts.sum(1), dtype=np.float64).ravel()[data.index], 1))
+    total = np.asarray(data.counts.sum(1), dtype=np.float64).ravel()[data.index]
+    log_n = np.log(np.maximum(total, 1))
     if module.library == "size_factor": log_n = np.log(data.size_factor[data.index])
     code = data.extras["batch"][data.index] if "batch" in data.extras else np.zeros(len(log_n), int)
     for b in range(len(module.batch_share)):
@@ -314,8 +318,8 @@ def measure_library(module, fit):
                 "to be trusted", fit.fields.get("batch_names", ["0"])[b], len(mine))
         # too few for a spread of their own
         if len(mine) < 10: mine = log_n
-        module.library_mean[b], module.library_var[b] = (float(mine.mean()),
-            max(float(mine.var()), 1e-4))
+        module.library_mean[b] = float(mine.mean())
+        module.library_var[b] = max(float(mine.var()), 1e-4)
 
 # %% ../nbs/04_vae_norms.ipynb #7bd202ca
 @patch
@@ -326,8 +330,10 @@ def _fit(self:LatentModel, module, fit:Fit)->dict:
     task.generators["z"] = fit.generator("z")
     set_generator(module, task.generators["z"])
     self._measure(module, fit)
-    watch = [_late(_LatePlateau(patience=10), task.warmup),
-        _late(_LateStopping(patience=15), task.warmup)] if fit.settings.early_stopping else []
+    watch = []
+    if fit.settings.early_stopping:
+        late = _LatePlateau(patience=10), _LateStopping(patience=15)
+        watch = [_late(c, task.warmup) for c in late]
     fit.stage("train", task, fit.settings.max_epochs, callbacks=watch)
     return {}
 
@@ -358,13 +364,16 @@ def transform(self:VAE,
 
 # %% ../nbs/04_vae_norms.ipynb #640ff2a1
 @patch
-# decoded: function(module, batch) -> parameters of the counts and KL terms, anew in each call
-def _bound(self:LatentModel, adata, decoded, per_cell, n_samples, seed):
+def _bound(self:LatentModel,
+    adata,
+    decoded, # function(module, batch) -> parameters of the counts and KL terms, anew in each call
+    per_cell, n_samples, seed # as in `elbo`
+):
     "The evidence lower bound, as `elbo` returns it."
     _whole("n_samples", n_samples, 1)
     def one(o, b):
-        return sum((o[k] for k in self._kl), start=count_loss(self.likelihood, b.counts, o,
-                reduction="none", backend=self.backend).sum(1))
+        nll = count_loss(self.likelihood, b.counts, o, reduction="none", backend=self.backend)
+        return sum((o[k] for k in self._kl), start=nll.sum(1))
     def bound(module, b):
         outs = [decoded(module, b) for _ in range(n_samples)]
         return -sum(one(o, b) for o in outs) / n_samples
@@ -380,8 +389,8 @@ def elbo(self:VAE,
 ): # float, in nats per cell, or (cells,) float32
     """The evidence lower bound: log-likelihood summed over the model's genes, minus KL; the
     higher the better."""
-    return self._bound(adata, lambda module,
-        b: module(*module.fields(b)), per_cell, n_samples, seed)
+    decoded = lambda module, b: module(*module.fields(b))
+    return self._bound(adata, decoded, per_cell, n_samples, seed)
 
 # %% ../nbs/04_vae_norms.ipynb #db48bbcc
 @patch
@@ -406,8 +415,11 @@ def expected(out):
     return mu * torch.sigmoid(-out["pi_logits"]) if "pi_logits" in out else mu
 
 @patch
-# latent(module, x, minibatch): what is decoded
-def _expected(self:LatentModel, adata, latent, batch):
+def _expected(self:LatentModel,
+    adata,
+    latent, # function(module, x, minibatch) -> what is decoded
+    batch # as in `reconstruct`
+):
     "Expected counts (cells, genes of the file), each cell with its own library size."
     self._check_fitted(); self._check_batch(batch)
     def decoded(module, b):
@@ -468,8 +480,8 @@ def sample(self:VAE,
     _whole("n", n, 1)
     rng, module = np.random.default_rng(child_seed(seed, "sample")), self.module_
     share = module.batch_share.double().numpy()
-    code = rng.choice(len(share), n, p=share / share.sum()) if batch is None else np.full(n,
-        self.batch_names_.index(str(batch)))
+    if batch is None: code = rng.choice(len(share), n, p=share / share.sum())
+    else: code = np.full(n, self.batch_names_.index(str(batch)))
     z = rng.normal(size=(n, self.n_latent))
     log_l = rng.normal(module.library_mean.numpy()[code], module.library_var.sqrt().numpy()[code])
     if self.library == "none": log_l = 0 * log_l

@@ -89,38 +89,49 @@ adata = anndata.read_h5ad(path)
 train, target = adata.obs["train"].to_numpy(), adata.obs["target"].to_numpy()
 batch = dict(batch_key="batch") if adata.obs["batch"].nunique() > 1 else {}
 some = adata[train].copy()
-how = dict(max_epochs=epochs, batch_size=batch_size, early_stopping=bool(stop), accelerator="cpu", plan_kwargs=dict(n_epochs_kl_warmup=20))
+how = dict(max_epochs=epochs, batch_size=batch_size, early_stopping=bool(stop),
+           accelerator="cpu", plan_kwargs=dict(n_epochs_kl_warmup=20))
 start = time.perf_counter()
 '''
 
 _PEER_END = '''
 np.savez(path + ".npz", **spaces)
 done = len(model.history["elbo_train"]) if "elbo_train" in model.history else epochs
-print(json.dumps(dict(elbo=elbo, seconds=round(seconds, 2), epochs=done, epoch_seconds=round(seconds / done, 4), peer=version("scvi-tools"), peer_torch=torch.__version__)))
+print(json.dumps(dict(elbo=elbo, seconds=round(seconds, 2), epochs=done,
+                      epoch_seconds=round(seconds / done, 4), peer=version("scvi-tools"),
+                      peer_torch=torch.__version__)))
 '''
 
 # %% ../../nbs/studies/contrast_study.ipynb #eb48ae57
 _PEERS = dict(scvi='''
 scvi.model.SCVI.setup_anndata(some, **batch)
-model = scvi.model.SCVI(some, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=.1, gene_likelihood="zinb", dispersion="gene")
+model = scvi.model.SCVI(some, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=.1,
+                        gene_likelihood="zinb", dispersion="gene")
 model.train(**how, enable_progress_bar=False)
 seconds = time.perf_counter() - start
-spaces, elbo = dict(scvi=model.get_latent_representation(adata)), float(model.get_elbo(adata[~train].copy())) if not train.all() else None
+spaces = dict(scvi=model.get_latent_representation(adata))
+elbo = float(model.get_elbo(adata[~train].copy())) if not train.all() else None
 ''')
 
 # %% ../../nbs/studies/contrast_study.ipynb #02a0c4ee
 _PEERS["scvi_contrastive"] = '''
 C = scvi.external.ContrastiveVI
 C.setup_anndata(some, **batch)
-model = C(some, n_hidden=128, n_background_latent=10, n_salient_latent=10, n_layers=1, dropout_rate=.1)
+model = C(some, n_hidden=128, n_background_latent=10, n_salient_latent=10, n_layers=1,
+          dropout_rate=.1)
 t = target[train]
-model.train(background_indices=np.flatnonzero(~t).tolist(), target_indices=np.flatnonzero(t).tolist(), **how)
+model.train(background_indices=np.flatnonzero(~t).tolist(),
+            target_indices=np.flatnonzero(t).tolist(), **how)
 seconds = time.perf_counter() - start
-spaces = {"scvi_" + k: model.get_latent_representation(adata, representation_kind=k) for k in ("salient", "background")}
+spaces = {"scvi_" + k: model.get_latent_representation(adata, representation_kind=k)
+          for k in ("salient", "background")}
 def bound(rows, is_target):
     m, total = model.module.eval(), 0.
     part = adata[rows].copy()
-    for tensors in model._make_data_loader(adata=model._validate_anndata(part), indices=None, batch_size=1024, shuffle=False, data_loader_class=scvi.dataloaders.AnnDataLoader):
+    batches = model._make_data_loader(
+        adata=model._validate_anndata(part), indices=None, batch_size=1024, shuffle=False,
+        data_loader_class=scvi.dataloaders.AnnDataLoader)
+    for tensors in batches:
         inf = m._generic_inference(x=tensors["X"], batch_index=tensors["batch"])
         if not is_target: inf["s"] = torch.zeros_like(inf["s"])
         gen = m._generic_generative(inf["z"], inf["s"], inf["library"], tensors["batch"])
@@ -129,7 +140,9 @@ def bound(rows, is_target):
     return total
 with torch.no_grad():
     h = ~train
-    elbo = float(np.mean([(bound(np.flatnonzero(h & target), True) + bound(np.flatnonzero(h & ~target), False)) / h.sum() for _ in range(5)])) if h.any() else None
+    elbo = float(np.mean([(bound(np.flatnonzero(h & target), True)
+                           + bound(np.flatnonzero(h & ~target), False)) / h.sum()
+                          for _ in range(5)])) if h.any() else None
 '''
 
 # %% ../../nbs/studies/contrast_study.ipynb #2a8f31d7
@@ -296,7 +309,8 @@ def measure_kang(params, work):
 # %% ../../nbs/studies/contrast_study.ipynb #a77d7ca8
 def plain_folds(
     adata, target, # (cells,) of bool
-)->pd.DataFrame: # gene -> log2_fold, targets, controls (mean share per 10,000), largest change first
+# gene -> log2_fold, targets, controls (mean share per 10,000), largest change first
+)->pd.DataFrame:
     "Plain differential expression: log2 ratio of mean shares."
     x = counts_of(adata).toarray()
     x = x / np.maximum(x.sum(1, keepdims=True), 1) * 1e4

@@ -7,15 +7,16 @@ __all__ = ['MAGIC', 'plain', 'measure_dropout', 'measure_mcv', 'measure_pair', '
            'measure_endless']
 
 # %% ../../nbs/studies/dca_study.ipynb #08572b07
-import json, os, subprocess, tempfile
+import tempfile
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from ..counts import InputError, counts_of
+from ..counts import counts_of
 from ..registry import load
 from ..dca import DCA, audit, dropout_scores, precision_recall
-from ..denoising_audit import corrected_correlation, exchanged_loss, implied_correlation, knn_smooth, log_expression, log_mse, molecular_cv, nearest, split_counts, totals
+from ..denoising_audit import (corrected_correlation, exchanged_loss, implied_correlation,
+    knn_smooth, log_expression, log_mse, molecular_cv, nearest, totals)
 from .peers import environment_python, run_in_environment
 
 # %% ../../nbs/studies/dca_study.ipynb #1c30e261
@@ -80,9 +81,13 @@ def measure_dropout(params, work):
 # %% ../../nbs/studies/dca_study.ipynb #bacdcd80
 MAGIC = '''
 import sys, numpy as np, scipy.sparse as sp, magic
-z = np.load(sys.argv[1]); X = sp.csr_matrix((z["data"], z["indices"], z["indptr"]), shape=z["shape"])
-t = np.asarray(X.sum(1)).ravel(); Y = (sp.diags(np.median(t) / t) @ X).tocsr(); Y.data = np.sqrt(Y.data)
-out = magic.MAGIC(verbose=0, random_state=int(sys.argv[3]), solver="approximate", n_jobs=1).fit_transform(Y.toarray().astype(np.float32))
+z = np.load(sys.argv[1])
+X = sp.csr_matrix((z["data"], z["indices"], z["indptr"]), shape=z["shape"])
+t = np.asarray(X.sum(1)).ravel()
+Y = (sp.diags(np.median(t) / t) @ X).tocsr()
+Y.data = np.sqrt(Y.data)
+smoother = magic.MAGIC(verbose=0, random_state=int(sys.argv[3]), solver="approximate", n_jobs=1)
+out = smoother.fit_transform(Y.toarray().astype(np.float32))
 np.save(sys.argv[2], (np.maximum(out, 0) ** 2 * (t / np.median(t))[:, None]).astype(np.float32))
 '''
 

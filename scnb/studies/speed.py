@@ -6,8 +6,7 @@
 __all__ = ['floor', 'one_size', 'growth', 'fitted_labels', 'run_speed', 'tables']
 
 # %% ../../nbs/studies/speed.ipynb #b18e4301
-import contextlib, json, math, os, subprocess, sys, tempfile, time, warnings
-from pathlib import Path
+import contextlib, json, os, subprocess, sys, tempfile, time, warnings
 
 # %% ../../nbs/studies/speed.ipynb #49227a23
 import numpy as np
@@ -21,7 +20,6 @@ from ..files import Outputs
 from .runner import in_fresh_process
 from ..pipeline import machine, peak_mb, versions
 from ..metrics import results_folder
-from ..counts import InputError
 from ..data import batches, prepared
 from ..registry import fetch, load, locate
 from ..simulation import simulate
@@ -343,7 +341,9 @@ def fitted_labels(name, k, seed, backend, precision, kw)->list:
 def _same_scores(
     name="worm_neuron", k=10, seeds=3, # data set, number of clusters, seeds 0 to seeds - 1
     **kw, # further arguments of `fit`
-)->list: # rows: backend, precision, seed, ari, agreement (ARI with the float32 kernels' clusters of that seed)
+# rows: backend, precision, seed, ari, agreement (ARI with the float32 kernels' clusters of that
+# seed)
+)->list:
     "Fits that differ in backend or precision only."
     from scnb.metrics import cluster_scores
     truth, rows, base = load(name).obs["cell_type"], [], {}
@@ -353,8 +353,9 @@ def _same_scores(
             labels = in_fresh_process(name, k, seed, backend, precision, kw,
                 function="fitted_labels", module="scnb.studies.speed")
             base.setdefault(seed, labels)
-            rows.append(dict(backend=backend, precision=precision, seed=seed, ari=cluster_scores(
-                        truth, labels)["ari"], agreement=cluster_scores(base[seed], labels)["ari"]))
+            rows.append(dict(backend=backend, precision=precision, seed=seed,
+                    ari=cluster_scores(truth, labels)["ari"],
+                    agreement=cluster_scores(base[seed], labels)["ari"]))
     return rows
 
 # %% ../../nbs/studies/speed.ipynb #1bbe1d08
@@ -373,8 +374,11 @@ out = dict(version=version("scvi-tools"), torch=torch.__version__)
 from scvi.distributions._negative_binomial import log_zinb_positive
 g = torch.Generator().manual_seed(0)
 cells, genes = {cells}, {genes}
-x = torch.poisson(torch.exp(torch.randn(cells, genes, generator=g)), generator=g).clamp(min=1) * (torch.rand(cells, genes, generator=g) < {nonzero})
-p = [torch.randn(cells, genes, generator=g).exp().requires_grad_(), torch.randn(genes, generator=g).exp().requires_grad_(), torch.randn(cells, genes, generator=g).requires_grad_()]
+x = torch.poisson(torch.exp(torch.randn(cells, genes, generator=g)), generator=g).clamp(min=1)
+x = x * (torch.rand(cells, genes, generator=g) < {nonzero})
+p = [torch.randn(cells, genes, generator=g).exp().requires_grad_(),
+     torch.randn(genes, generator=g).exp().requires_grad_(),
+     torch.randn(cells, genes, generator=g).requires_grad_()]
 def call():
     for v in p: v.grad = None
     (-log_zinb_positive(x, *p).mean()).backward()
@@ -382,13 +386,18 @@ out["likelihood_ns"] = median(call, 15) / (cells * genes) * 1e9
 if {epoch}:
     import anndata, scvi
     import scipy.sparse as sp
-    adata = anndata.AnnData(sp.random(4096, 2000, .1, format="csr", dtype=np.float32, random_state=0))
+    adata = anndata.AnnData(
+        sp.random(4096, 2000, .1, format="csr", dtype=np.float32, random_state=0))
     adata.X.data = np.ceil(adata.X.data * 5)
     scvi.model.SCVI.setup_anndata(adata)
-    model = scvi.model.SCVI(adata, n_hidden=128, n_latent=10, gene_likelihood="zinb", dispersion="gene")
-    kw = dict(accelerator="cpu", train_size=1., batch_size=128, enable_progress_bar=False, logger=False, enable_checkpointing=False)
+    model = scvi.model.SCVI(adata, n_hidden=128, n_latent=10, gene_likelihood="zinb",
+                            dispersion="gene")
+    kw = dict(accelerator="cpu", train_size=1., batch_size=128,
+              enable_progress_bar=False, logger=False, enable_checkpointing=False)
     model.train(max_epochs=1, **kw)
-    start = time.perf_counter(); model.train(max_epochs=4, **kw); out["scvi_step_ms"] = (time.perf_counter() - start) / (4 * 32) * 1e3
+    start = time.perf_counter()
+    model.train(max_epochs=4, **kw)
+    out["scvi_step_ms"] = (time.perf_counter() - start) / (4 * 32) * 1e3
 print(json.dumps(out))
 '''
 

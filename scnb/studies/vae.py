@@ -15,7 +15,8 @@ from ..registry import REGISTRY, load
 from ..data import Recipe, prepared
 from ..counts import counts_of, data_hash
 from .peers import run_in_environment
-from ..metrics import kmeans, leiden, nearest_neighbours, baseline, cluster_scores, mixing_scores, pca
+from ..metrics import (kmeans, leiden, nearest_neighbours, baseline, cluster_scores,
+    mixing_scores, pca)
 from ..train import EpochTimer, Fit, FitState, Settings, make_fabric
 from ..vae_norms import VAE
 
@@ -93,7 +94,9 @@ def _chosen_genes(
     if flavour == "random":
         top = np.isin(np.arange(a.n_vars),
             np.random.default_rng(seed).choice(a.n_vars, n, replace=False))
-    elif flavour == "pearson_residuals": top = sc.experimental.pp.highly_variable_genes(a, flavor=flavour, n_top_genes=n, inplace=False)["highly_variable"]      # from raw counts
+    elif flavour == "pearson_residuals":                                    # from raw counts
+        top = sc.experimental.pp.highly_variable_genes(a, flavor=flavour, n_top_genes=n,
+            inplace=False)["highly_variable"]
     else:
         sc.pp.normalize_total(a); sc.pp.log1p(a)
         top = sc.pp.highly_variable_genes(a, flavor=flavour, n_top_genes=n,
@@ -159,13 +162,16 @@ adata = anndata.read_h5ad(path)
 held = adata.obs["held"].to_numpy()
 scvi.model.SCVI.setup_anndata(adata)
 start = time.perf_counter()
-model = scvi.model.SCVI(adata, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=.1, gene_likelihood="zinb", dispersion="gene")
-model.train(max_epochs=150, plan_kwargs=dict(n_epochs_kl_warmup=20), early_stopping=True, accelerator="cpu", enable_progress_bar=False,
-            datasplitter_kwargs=dict(external_indexing=[np.flatnonzero(~held), np.flatnonzero(held), np.zeros(0, int)]))
+model = scvi.model.SCVI(adata, n_hidden=128, n_latent=10, n_layers=1, dropout_rate=.1,
+                        gene_likelihood="zinb", dispersion="gene")
+model.train(max_epochs=150, plan_kwargs=dict(n_epochs_kl_warmup=20), early_stopping=True,
+            accelerator="cpu", enable_progress_bar=False, datasplitter_kwargs=dict(
+                external_indexing=[np.flatnonzero(~held), np.flatnonzero(held), np.zeros(0, int)]))
 seconds, epochs = time.perf_counter() - start, int(model.trainer.current_epoch)
 np.save(path + ".npy", model.get_latent_representation())
 elbo = float(np.mean([model.get_elbo(indices=np.flatnonzero(held)) for _ in range(10)]))
-print(json.dumps(dict(elbo=elbo, seconds=round(seconds, 2), epochs=epochs, peer=version("scvi-tools"), peer_torch=torch.__version__)))
+print(json.dumps(dict(elbo=elbo, seconds=round(seconds, 2), epochs=epochs,
+                      peer=version("scvi-tools"), peer_torch=torch.__version__)))
 '''
 
 # %% ../../nbs/studies/vae_study.ipynb #16356ac6
