@@ -227,7 +227,7 @@ def _known(self:ContrastiveVI, view, other=None):
 def _same_names(name, mine, theirs):
     "The names in the order of a model to start from, which must have the same ones."
     if set(mine) != set(theirs) or mine[:1] != theirs[:1] and name == "group_names_":
-        raise InputError(f"init_from was trained with the "
+        raise InputError("init_from was trained with the "
             f"{'batches' if name == 'batch_names_' else 'conditions'} {theirs}, these data "
             f"have {mine}: start without it")
     return list(theirs)
@@ -264,7 +264,7 @@ def _check_conditions(adata, key, control, least=10):
     n = int((codes == names.index(control)).sum())
     if n == len(codes):
         raise InputError(f"obs[{key!r}] is {control!r} for all {n:,} cells: there are no targets "
-            f"to compare with the controls")
+            "to compare with the controls")
     if n < least:
         raise InputError(f"obs[{key!r}] is {control!r} for {n} cell{'s' * (n != 1)}: at least "
             f"{least} controls are needed to learn the background")
@@ -287,10 +287,10 @@ def _check_params(self:ContrastiveVI, adata):
     encode_covariates(adata, self.covariate_keys)
     if self.batch_key is None and self.batch_match:
         raise InputError(f"batch_match={self.batch_match} needs a batch_key: name the column "
-            f"of obs that holds the batches")
+            "of obs that holds the batches")
     if self.batch_key == self.condition_key:
         raise InputError(f"batch_key and condition_key are both {self.batch_key!r}: a batch that "
-            f"is the condition would take the whole effect")
+            "is the condition would take the whole effect")
     self._check_batches(adata)
 
 # %% ../nbs/06_contrastivevi.ipynb #a5529cf9

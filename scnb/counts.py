@@ -123,7 +123,7 @@ class DiskRows:
                 and p[-1] == len(g["data"]) == len(g["indices"])): return
         raise InputError(f"{self.layer} is broken: its row starts do not rise from 0 to the "
             f"{len(g['data']):,} values and {len(g['indices']):,} places; copy or make the "
-            f"file again")
+            "file again")
 
     def stored(self, a, b):
         "Rows a to b as they lie in the file, all columns, sparse."
@@ -266,7 +266,7 @@ def _looks_like(X, tol):
         return (f"it looks log-normalised ({name} of "
             f"{what}{f' per {t:,.0f}' if (t := _total(rows, undo)) else ''})", True)
     if (t := _total(rows)):
-        return (f"it looks normalised to a constant "
+        return ("it looks normalised to a constant "
             f"sum ({'CPM or TPM: ' if abs(t / 1e6 - 1) < .01 else ''}each cell sums to "
             f"{f'{t:,.0f}' if t > 10 else f'{t:.3g}'})", True)
     if _steps(rows):
@@ -294,7 +294,7 @@ def from_raw(adata, # data with a `raw`
             ) -> ad.AnnData: # its matrix and genes as X and var; obs, obsm and uns as they are
     "The data that `adata.raw` holds."
     if adata.raw is None:
-        raise InputError(f"there is no layer 'raw', and no raw in these data: the layers are "
+        raise InputError("there is no layer 'raw', and no raw in these data: the layers are "
             f"{', '.join(map(repr, adata.layers)) or 'none'}; choose one of them, or 'X'")
     return adata.raw.to_adata()
 
@@ -360,7 +360,7 @@ def _check_disk(adata, layer, allow=False, **kw):
     X, n, genes, stored, top, pseudo, first = rows_of(adata, layer), [], 0, 0, 0, 0, ""
     if 0 in X.shape:
         raise CountsError(f"{X.layer} has {X.shape[0]} cells and {X.shape[1]} genes: there is "
-            f"nothing to work with")
+            "nothing to work with")
     for a in range(0, len(X), 4096):
         m = X.stored(a, min(a + 4096, len(X)))
         if m.data.any():
@@ -382,7 +382,7 @@ def _check_disk(adata, layer, allow=False, **kw):
         raise CountsError(f"{X.layer} holds only zeros: give the raw counts, as X or as a layer")
     if pseudo and not getattr(adata, "_scnb_told", False):
         log_warning(f"{X.layer}: {pseudo:,} values are not integers, {first}; taken as "
-            f"pseudo-counts")
+            "pseudo-counts")
         adata._scnb_told = True
     return CountReport(*map(int, X.shape), int((n == 0).sum()), int((genes == 0).sum()),
         (size - stored) / size, float(np.median(n)), float(top), X.layer, pseudo)
@@ -397,7 +397,7 @@ def column(adata, # the data
     rescued = np.atleast_1d(adata.uns.get(KEYS.note, {}).get("rescued", []))
     if any(f"obs/{key} " in l for l in rescued):
         raise InputError(f"obs[{key!r}] (wanted as {what}) cannot be read: the file is damaged "
-            f"and was rescued without it")
+            "and was rescued without it")
     raise InputError(f"obs has no column {key!r} (wanted as {what}): it has "
         f"{', '.join(map(repr, adata.obs.columns)) or 'no columns'}")
 

@@ -388,10 +388,10 @@ def _known(self:ScGAN, view, other=None):
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     if not len(names):
         raise InputError(f"obs[{self.label_key!r}] has no label at all: name "
-            f"another column, or leave label_key out")
+            "another column, or leave label_key out")
     if sizes.min() < 2:
         raise InputError(f"class {names[sizes.argmin()]!r} has {sizes.min()} cell: at least 2 are "
-            f"needed to learn a class; leave it out, or join it to another")
+            "needed to learn a class; leave it out, or join it to another")
     return dict(class_names_=names, class_sizes_=sizes.tolist(),
         profile_classes_=self._profile_classes(sizes, names, other), labels_=codes)
 
@@ -408,7 +408,7 @@ def _profile_classes(self:ScGAN, sizes, names, other):
     few = [name for i, name in enumerate(names) if other.profile_classes_.count(i) > sizes[i]]
     if few:
         raise InputError(f"init_from has more profiles of class {few[0]!r} than these data have "
-            f"cells of it: start without it")
+            "cells of it: start without it")
     return list(other.profile_classes_)
 
 # %% ../nbs/05_cscgan.ipynb #eb2a60dc

@@ -291,7 +291,7 @@ def encode_covariates(adata, keys):
         col = column(adata, key, "covariate")
         if not pd.api.types.is_numeric_dtype(col):
             raise InputError(f"obs[{key!r}] is not numeric: a covariate must be; a category can be "
-                f"batch_key")
+                "batch_key")
         out[:, j] = col.to_numpy(np.float32)
         bad = np.flatnonzero(~np.isfinite(out[:, j]))
         if len(bad):
@@ -320,7 +320,7 @@ class Batches:
         if per_rank == 0: raise InputError("there is no cell to make batches of")
         if per_rank == 1 and shuffle:
             raise InputError(f"{len(index)} cell(s) for {world_size} process(es): training needs "
-                f"at least 2 each")
+                "at least 2 each")
         self.cuts = _cuts(per_rank, batch_size)
 
     def set_epoch(self, epoch): self.epoch = int(epoch)

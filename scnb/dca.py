@@ -158,7 +158,7 @@ def _check_params(self:DCA, adata):
     for name in ("l1", "l2"):
         if len(v := _both_sides(getattr(self, name))) != 2 or min(v) < 0:
             raise InputError(f"{name}={getattr(self, name)!r}: a number that is not negative is "
-                f"needed, or two: encoder, decoder")
+                "needed, or two: encoder, decoder")
 
 # %% ../nbs/02_dca.ipynb #60ecc329
 @patch
@@ -202,7 +202,7 @@ def _check_zinb(self:DCA):
     self._check_fitted()
     if self.likelihood != "zinb":
         raise InputError(f"likelihood={self.likelihood!r} has no dropout "
-            f"probability: fit with likelihood='zinb'")
+            "probability: fit with likelihood='zinb'")
 
 # %% ../nbs/02_dca.ipynb #ee40faff
 @patch
@@ -297,7 +297,7 @@ def _ae_type_of(name): # -> likelihood, dispersion
     key = str(name).lower().replace("_", "-")
     if key in _NEAREST:
         warnings.warn(f"ae_type={name!r} is not built here; {_NEAREST[key]!r}, which is nearest "
-            f"to it, is used", stacklevel=3)
+            "to it, is used", stacklevel=3)
         key = _NEAREST[key]
     if key not in _AE_TYPES:
         raise InputError(

@@ -419,12 +419,12 @@ def verdict(self)->list: # of sentences
         first += f"; beyond the genes' means it gains {ratio:.2f} times as much"
     out = [first + "."]
     out.append(f"Correlations: {_percent(self.beyond)} of {len(self.pairs):,} pairs of genes lie "
-        f"beyond what their counts allow" + ("; do not read correlations from the denoised matrix."
+        "beyond what their counts allow" + ("; do not read correlations from the denoised matrix."
             if self.beyond > .1 else "; chance alone would give 2%."))
     apart, null, bare = (float(h["mean"]["denoised apart"]),
         float(n.differ["denoised"]), float(n.differ["counts"]))
     says = [f"{_percent(null)} do between two clusters after denoising ({_percent(bare)} by "
-        f"the counts)"] * (null == null) + [
+        "the counts)"] * (null == null) + [
         f"{_percent(apart)} between random halves that were denoised apart"] * (apart == apart)
     out.append(f"Differences: of genes that cannot differ, {', and '.join(says)}; 5% is the level"
         + ("." if max(v for v in (null, apart) if v == v) < .1 else ". Test on the counts.") if says
@@ -466,7 +466,7 @@ def audit_of(
         raise InputError(f"{len(groups)} groups for {adata.n_obs} cells: give one per cell")
     if adata.n_obs < 40:
         raise InputError(f"{adata.n_obs} cells are too few for an audit: "
-            f"its halves and intervals need at least 40")
+            "its halves and intervals need at least 40")
     order = canonical_order(adata, layer)
     X = counts_of(adata, layer)[order].astype(np.float64)
     if (m := totals(X)).min() == 0: order, X = order[m > 0], X[m > 0]

@@ -55,7 +55,7 @@ def _check_place(name, path, folder=False, inputs=(), overwrite=False):
     "Raise unless the output `name` can be written to `path` without harm."
     if not path.parent.is_dir():
         raise InputError(f"{name} {path}: the folder {path.parent} does not exist; make it first, "
-            f"or name another")
+            "or name another")
     if path.resolve() in inputs:
         raise InputError(f"{name} {path}: this is the input itself; name another file")
     if path.is_dir() and not folder:
@@ -68,7 +68,7 @@ def _check_place(name, path, folder=False, inputs=(), overwrite=False):
     if (folder and os.path.lexists(path)
             and not (path.is_dir() and ((path/"model.json").is_file() or not any(path.iterdir())))):
         raise InputError(f"{name} {path}: it is there and holds no saved model, so it will not be "
-            f"replaced; name another folder")
+            "replaced; name another folder")
     if not os.access(path.parent, os.W_OK):
         raise InputError(
             f"{name} {path}: no right to write into the folder {path.parent}; name another")
@@ -80,7 +80,7 @@ def _check_apart(name, path, other, taken):
     if a == b: raise InputError(f"{name} and {other} are the same place, {taken}; name two")
     if b in a.parents or a in b.parents:
         raise InputError(f"{name} and {other} lie one inside the other, {a} and {b}; "
-            f"keep them apart")
+            "keep them apart")
 
 # %% ../nbs/foundations/files.ipynb #6cfa73e9
 def _host():

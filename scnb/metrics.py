@@ -263,7 +263,7 @@ def _dense(
     if bad.any():
         raise InputError(f"{name} has {bad.sum()} entries that are negative or not finite (first: "
             f"cell {np.argwhere(bad)[0][0]}, gene {np.argwhere(bad)[0][1]}); give "
-            f"counts, not logs or scaled values")
+            "counts, not logs or scaled values")
     return np.log1p(x)
 
 # %% ../nbs/foundations/metrics.ipynb #709dd1be
@@ -582,7 +582,7 @@ def realism(
     "Can generated cells be told from real ones? Each score beside the same for real against real."
     r, f = _two_counts(real, fake, layer)
     if r.shape[0] < 30 or f.shape[0] < 10:
-        raise InputError(f"realism needs at least 30 real and 10 generated cells; got "
+        raise InputError("realism needs at least 30 real and 10 generated cells; got "
             f"{r.shape[0]} and {f.shape[0]}")
     rng = np.random.default_rng(seed)
     ref, one, two = np.array_split(rng.permutation(r.shape[0]), 3)

@@ -307,7 +307,7 @@ def save(self:Model,
             f"{path} is a file, not a folder, and is not replaced: name another folder")
     if path.is_dir() and any(path.iterdir()) and not (path / "model.json").is_file():
         raise InputError(f"{path} holds something else than a saved model and is "
-            f"not replaced: name another folder")
+            "not replaced: name another folder")
     if not path.absolute().parent.is_dir():
         raise InputError(f"folder {path.absolute().parent} does not exist: make it first")
     tensors = {f"module.{k}": v for k, v in self.module_.state_dict().items()}
@@ -335,7 +335,7 @@ def _model_meta(path):
         raise InputError(f"{path / 'model.json'} is damaged: it is not JSON") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("model"), str):
         raise InputError(f"{path} holds no model of this version of "
-            f"scnb, or is damaged: model.json names no model")
+            "scnb, or is damaged: model.json names no model")
     return meta
 
 def _own_class(path, name):
@@ -455,7 +455,7 @@ def _enough_known(n, new, old):
         raise InputError(f"init_from knows too few of these genes: {n:,} of the {new:,} genes to "
             f"train on are among the {old:,} of the model, "
             f"and {_LEAST_KNOWN:.0%} of the smaller number are needed; check that the names are of "
-            f"one kind (symbols or identifiers), or start without it")
+            "one kind (symbols or identifiers), or start without it")
 
 # %% ../nbs/foundations/model.ipynb #c3145dec
 def _taken(mine, theirs, axis, new, old):
@@ -489,7 +489,7 @@ def start_from(
     if not axes and not np.array_equal(found, np.arange(len(old))):
         raise InputError(
             f"init_from was trained on other genes, and {type(module).__name__} does not say "
-            f"(gene_axes) what belongs to a gene: use data with the same genes in the same order")
+            "(gene_axes) what belongs to a gene: use data with the same genes in the same order")
     mine, theirs = module.state_dict(), other.module_.state_dict()
     # shape without genes
     cut = lambda t, k: t.narrow(axes[k], 0, 0).shape if k in axes else t.shape
@@ -497,7 +497,7 @@ def start_from(
         or k not in theirs or cut(mine[k], k) != cut(theirs[k], k)]
     if wrong:
         raise InputError(f"init_from has another architecture: {wrong[0]} differs; use the same "
-            f"dims, likelihood, dispersion and norm")
+            "dims, likelihood, dispersion and norm")
     _enough_known(len(there), len(var), len(old))
     module.load_state_dict(
         {k: _taken(mine[k], v, axes.get(k), there, found[there]) for k, v in theirs.items()})
@@ -689,7 +689,7 @@ def _finds_groups(c):
         near = NearestNeighbors(n_neighbors=2).fit(z).kneighbors(z, return_distance=False)[:, 1]
         shares.append((group == group[near]).mean())
     assert max(shares) > .8, (f"{max(shares):.0%} of the cells have a nearest neighbour of "
-        f"their own group; more than 80% is needed, 50% is chance")
+        "their own group; more than 80% is needed, 50% is chance")
 
 # %% ../nbs/foundations/model.ipynb #8d681c8e
 def check_model(

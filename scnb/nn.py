@@ -24,7 +24,7 @@ def norm_layer(
     fitting = [g for g in range(1, dim) if dim % g == 0] or [1]
     if groups is not None and groups not in fitting:
         raise ValueError(f"groups={groups} does not divide the width {dim} into groups of at "
-            f"least two: " f"use one of {', '.join(map(str, fitting))}")
+            "least two: " f"use one of {', '.join(map(str, fitting))}")
     if kind == "batch": return nn.BatchNorm1d(dim, momentum=0.01, eps=1e-3)
     if kind == "layer": return nn.LayerNorm(dim)
     if kind == "group":

@@ -43,7 +43,7 @@ def _kind(path):
     if path.is_dir():
         if any((path / f).exists() for f in (".zgroup", "zarr.json")):
             raise InputError(f"{path}: a zarr store; write it as .h5ad first: "
-                f"anndata.read_zarr(...).write_h5ad(...)")
+                "anndata.read_zarr(...).write_h5ad(...)")
         return "10x folder"
     if not path.is_file(): raise InputError(f"{path}: no ordinary file; copy it into one first")
     if h5py.is_hdf5(path): return "h5"
@@ -56,15 +56,15 @@ def _kind(path):
         raise InputError(f"{path}: this is {what}, not a count matrix; {cure}")
     if start.startswith(b"\x89HDF"):
         raise InputError(f"{path}: an HDF5 file inside gzip, or cut off at its "
-            f"start; unpack it with gunzip first")
+            "start; unpack it with gunzip first")
     if start.startswith(b"%%MatrixMarket"): return "10x folder"
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".csv", ".tsv", ".txt", ".tab")): return "table"
     if name.endswith((".h5ad", ".h5", ".hdf5")):
         raise InputError(f"{path}: cannot be read as h5ad or h5: it does not begin as an HDF5 file "
-            f"does; was it copied whole, and is the name right?")
+            "does; was it copied whole, and is the name right?")
     raise InputError(f"{path}: no way to read this kind of file; give .h5ad, 10x .h5, a 10x folder "
-        f"with matrix.mtx, .csv, .tsv or .txt (these may be .gz), or .h5 with X and Y")
+        "with matrix.mtx, .csv, .tsv or .txt (these may be .gz), or .h5 with X and Y")
 
 # %% ../nbs/foundations/reading.ipynb #ec5e9a9b
 def _compact(X):
@@ -133,7 +133,7 @@ def _corner(head, rows, path):
     if names.notna().all() and not counted and (names.duplicated().any()
             or (names < 1).any() or (head[0] and form(head[0]) == form(rows[0][0]))):
         raise InputError(f"{path}: the first line ({', '.join(head[:4])}, ...) holds numbers "
-            f"and no gene names: write the genes' names above the values")
+            "and no gene names: write the genes' names above the values")
     return head, rows
 
 # %% ../nbs/foundations/reading.ipynb #d732362d
@@ -153,11 +153,11 @@ def _layout(path):
         n = [len(l) for l in _first_lines(path, wish)]
         if len(n) < 2:
             raise InputError(f"{path}: empty, or only one line: a table needs a line of "
-                f"gene names and one line per cell")
+                "gene names and one line per cell")
         if max(n) < 2:
             raise InputError(f"{path}: only one column: is the separator a comma or a tab?")
         raise InputError(f"{path}: the first lines have {', '.join(map(str, n))} fields: each line "
-            f"must have one cell name and one value per gene")
+            "must have one cell name and one value per gene")
     return best[1], *_corner(*best[2:], path)
 
 # %% ../nbs/foundations/reading.ipynb #ef0c1f0e
@@ -172,7 +172,7 @@ def _check_cells(cells, corner, path):
     known, counted = re.fullmatch(_CORNER, corner.lower()), len(v) > 1 and (v.diff()[1:] == 1).all()
     if (known or counted) and len(set(cells)) == len(cells): return
     raise InputError(f"{path}: the first column ({corner!r}) holds numbers, so it holds no cell "
-        f"names: put the cells' names first")
+        "names: put the cells' names first")
 
 # %% ../nbs/foundations/reading.ipynb #539bf712
 def _numbers(t, cells, genes, path):
@@ -190,11 +190,11 @@ def _numbers(t, cells, genes, path):
     value = t.iat[i, j]
     if pd.isna(value):
         raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds no value: the line "
-            f"is short, or the field empty or NA; write 0 where nothing was counted")
+            "is short, or the field empty or NA; write 0 where nothing was counted")
     cure = ("write decimals with a point, and no thousands separators"
         if re.fullmatch(r"-?[\d.]*,[\d.,]*(?:[eE][+-]?\d+)?", str(value))
         else f"if it holds labels, name it with label_key={genes[j]!r}; if it is a second column "
-        f"of names, remove it" if whole else "only counts may stand there")
+        "of names, remove it" if whole else "only counts may stand there")
     raise InputError(f"{path}: row {cells[i]!r}, column {genes[j]!r} holds "
         f"{str(value)!r}, which is no number; {cure}")
 
@@ -206,7 +206,7 @@ def _fields(path):
     except pd.errors.ParserError as e:
         if not (m := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(e))): raise
         raise InputError(f"{path}: line {m[2]} has {m[3]} fields, where {m[1]} should be: each "
-            f"line must have one cell name and one value per gene") from e
+            "line must have one cell name and one value per gene") from e
 
 def _read_table(path, label_key=None):
     "A text table: one line per cell, the cell's name first; genes in columns."
@@ -244,10 +244,10 @@ def _find(folder, stems, prefix=None):
     if len(found) > 1:
         raise InputError(
             f"{folder}: more than one {stems[0]}: {', '.join(p.name for p in found[:3])}; keep one "
-            f"sample per folder, and each file once")
+            "sample per folder, and each file once")
     if found: return found[0]
     raise InputError(f"{folder}: no 10x folder: {' or '.join(stems)} is missing; "
-        f"it needs matrix.mtx, barcodes.tsv, and genes.tsv or features.tsv (each may be .gz)")
+        "it needs matrix.mtx, barcodes.tsv, and genes.tsv or features.tsv (each may be .gz)")
 
 # %% ../nbs/foundations/reading.ipynb #315290ad
 def _expression(adata):
@@ -290,7 +290,7 @@ def _read_xy(f, path):
     if Y is not None and len(Y) != X.shape[0]:
         if len(Y) != X.shape[1]:
             raise InputError(f"{path}: X has {X.shape[0]:,} rows and Y {len(Y):,} "
-                f"labels: there must be one per cell")
+                "labels: there must be one per cell")
         X = X.T.tocsr()
         log_warning(
             f"{path.name}: genes are in the rows of X, as Y has one label per column; taken so")
@@ -514,7 +514,7 @@ def _oriented(adata, transpose, path):
     for k, v in adata.layers.items(): adata.layers[k] = v.tocsr() if sparse.issparse(v) else v
     if not told:
         log_warning(f"{path.name}: genes are in rows, by their names, so the table "
-            f"was turned; transpose=False if that is wrong")
+            "was turned; transpose=False if that is wrong")
     add_note(adata, transposed=True)
     return adata
 

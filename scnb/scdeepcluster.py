@@ -206,7 +206,7 @@ def _check_params(self:ScDeepCluster, adata):
     if self.refits is not None and (not isinstance(self.refits, (int, np.integer))
             or isinstance(self.refits, bool) or self.refits < 0 or self.refits == 1):
         raise InputError(f"refits={self.refits!r}: 0 (PCA instead, or none if n_clusters "
-            f"is given), a whole number of at least 2, or None is needed")
+            "is given), a whole number of at least 2, or None is needed")
     k = self.n_clusters
     if k is None: return
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 2:

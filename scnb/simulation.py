@@ -47,7 +47,7 @@ def draw_with_dropout(rng, profiles, state, batch_factors, batch, library, theta
     in the log mean."""
     from scipy.special import expit
     if not 0 <= (dropout := dropout or 0) < 1:
-        raise InputError(f"dropout is the share of the non-zero counts that is lost: "
+        raise InputError("dropout is the share of the non-zero counts that is lost: "
             f"0 <= dropout < 1, not {dropout}")
     true, seen, mid = [], [], None
     for at in np.array_split(np.arange(len(state)), -(-len(state) // 2048)):

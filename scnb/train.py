@@ -475,7 +475,7 @@ class FitState:
         if self.path.exists():
             if not resume:
                 raise InputError(f"{self.path} is there already: resume it (resume=True, "
-                    f"--resume), remove it, or name another folder")
+                    "--resume), remove it, or name another folder")
             self.load()
         try: self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -487,12 +487,12 @@ class FitState:
         if not isinstance(meta, dict) or not {"fingerprint", "notes", "done",
                 "rows", "running"} <= set(meta):
             raise InputError(f"{self.path} holds no checkpoint of this version of scnb, "
-                f"or is damaged: name another folder")
+                "or is damaged: name another folder")
         differ = [k for k in self.fingerprint
             if meta["fingerprint"].get(k) != json.loads(json.dumps(self.fingerprint[k]))]
         if differ:
             raise InputError(f"{self.path} belongs to another run: {', '.join(differ)} differ; "
-                f"name another folder, or use the same settings and data")
+                "name another folder, or use the same settings and data")
         self.notes, self.done, self.rows = meta["notes"], meta["done"], meta["rows"]
         self.tensors = {k.removeprefix("kept."): v for k,
             v in tensors.items() if k.startswith("kept.")}
@@ -616,7 +616,7 @@ class Fit:
         self.val, self.train = (self.cells[np.sort(i)] for i in (drawn[:n_val], drawn[n_val:]))
         if len(self.train) < 2:
             raise InputError(f"{len(self.cells)} cell(s) with counts are too few "
-                f"to train on: at least 2 are needed")
+                "to train on: at least 2 are needed")
 
     def batches(self, rows, shuffle=True, **kw):
         "Minibatches of `rows`; each process gets its share when training."

@@ -274,7 +274,7 @@ def _check_batches(self:LatentModel, adata):
     if len(names) < 2:
         raise InputError(f"obs[{self.batch_key!r}] has one "
             f"level, {', '.join(map(repr, names)) or 'and no cell'}: a condition needs "
-            f"at least two; leave batch_key out")
+            "at least two; leave batch_key out")
 
 # %% ../nbs/04_vae_norms.ipynb #b9219fe2
 _LIBRARIES, _INPUTS = ("observed", "latent", "size_factor", "none"), ("scaled", "log1p")
