@@ -21,15 +21,15 @@ from .train import child_seed
 # %% ../nbs/analysis/cluster_number.ipynb #897f99be
 def split_molecules(
     X, # counts, CSR (cells, genes)
-    n:int, # hands
+    n:int, # folds
     seed:int=0,
 )->list: # of CSR matrices that sum to X
-    "Deal the molecules evenly into `n` hands."
-    rng, hands, rest = np.random.default_rng(seed), [], X.astype(np.float64)
+    "Split the molecules evenly into `n` folds (data thinning, Neufeld et al. 2023)."
+    rng, folds, rest = np.random.default_rng(seed), [], X.astype(np.float64)
     for i in range(n - 1):
-        rest, hand = split_counts(rest, rng, 1 / (n - i))
-        hands.append(hand)
-    return [*hands, rest]
+        rest, fold = split_counts(rest, rng, 1 / (n - i))
+        folds.append(fold)
+    return [*folds, rest]
 
 # %% ../nbs/analysis/cluster_number.ipynb #7a6ecd6a
 def _cluster_sums(X, labels): # -> (clusters, genes), dense
@@ -173,15 +173,15 @@ def embed_pca(kept, seed=0, genes=None, scale=True): # -> (cells, 20)
     return reference_pca(scaled(kept if genes is None else kept[:, genes], scale), 20, seed)
 
 # %% ../nbs/analysis/cluster_number.ipynb #92c95eed
-def refit(X, hand, embed, resolutions, seed, k=None): # -> resolution -> (gain, partitions)
+def refit(X, fold, embed, resolutions, seed, k=None): # -> resolution -> (gain, partitions)
     """One refit: embed what is kept, cluster too finely (or, given k, by k-means), merge by what
     is held out."""
-    kept = (X - hand).tocsr()
+    kept = (X - fold).tocsr()
     kept.eliminate_zeros()
     z = np.asarray(embed(kept, seed), np.float32)
     fine = leidens(z, seed % 2**31,
         resolutions) if k is None else [kmeans(z, min(k, len(z)), seed % 2**31)]
-    return {r: _merge_tree(f, kept, hand) for r, f in zip(resolutions, fine)}
+    return {r: _merge_tree(f, kept, fold) for r, f in zip(resolutions, fine)}
 
 def estimate_cluster_number(
     X, # counts, CSR (cells, genes): the genes to judge by
@@ -197,12 +197,12 @@ def estimate_cluster_number(
     X = sp.csr_matrix(X).astype(np.float64)
     X.data = X.data.round()                       # pseudo-counts are dealt as whole molecules
     X.eliminate_zeros()
-    hands = split_molecules(X, n_refits, child_seed(seed, "deal"))
+    folds = split_molecules(X, n_refits, child_seed(seed, "deal"))
     seeds, resolutions = ([child_seed(seed, "refit", i) for i in range(n_refits)],
         resolutions if k is None else (0.,))
     same = lambda v: [v] * n_refits
     with threadpool_limits(1):
-        found = list(run(refit, same(X), hands, same(embed), same(resolutions), seeds, same(k)))
+        found = list(run(refit, same(X), folds, same(embed), same(resolutions), seeds, same(k)))
     families = {r: [f[r] for f in found] for r in resolutions}
     return ClusterNumber(explained_and_reproducibility(families), families)
 
