@@ -86,7 +86,7 @@ def _exit_code(error, where="scnb"):
             "fewer genes (--n-top-genes)", 1)
     if os.environ.get("SCNB_DEBUG"): raise error
     return say(f"a fault of ours: {type(error).__name__}: {_one_line(error)[:500]}; please "
-        f"report it (SCNB_DEBUG=1 shows where)", 1)
+        "report it (SCNB_DEBUG=1 shows where)", 1)
 
 # %% ../nbs/analysis/cli.ipynb #6f1df4ad
 _HELD = []           # lines that wait; None: no waiting
@@ -252,10 +252,10 @@ def _check_checkpoint(folder, resume):
         raise InputError(f"--checkpoint {folder}: this is a file; name a folder")
     if not folder.absolute().parent.is_dir():
         raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; "
-            f"make it first, or name another")
+            "make it first, or name another")
     if (folder/"checkpoint.safetensors").exists() and not resume:
         raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go "
-            f"on from it with --resume, or name another folder")
+            "on from it with --resume, or name another folder")
 
 def _top_genes(n):
     "The argument of a model for a number of genes; none where its own number is meant."
@@ -271,7 +271,7 @@ def _keeping(checkpoint):
         kept = checkpoint is not None and (checkpoint/"checkpoint.safetensors").exists()
         what = (str(e).split(";")[0] or "interrupted").strip()
         raise _Interrupted(what + (f"; checkpoint kept in {checkpoint}: the same command with "
-                f"--resume goes on from there" if kept else "; nothing was written")) from None
+                "--resume goes on from there" if kept else "; nothing was written")) from None
     except BaseException:
         if new and checkpoint.is_dir() and not any(checkpoint.iterdir()): checkpoint.rmdir()
         raise
@@ -318,7 +318,7 @@ def _opened(input, fit, output, **read): # -> data, CountReport
     report = check_counts(adata, layer=fit["layer"])
     if report.n_cells - report.n_empty_cells < 3:
         raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} "
-            f"with counts, and at least 3 are needed")
+            "with counts, and at least 3 are needed")
     if output.suffix == ".h5ad": check_storable(adata, output, "-o")
     return adata, report
 
@@ -329,7 +329,7 @@ def _announce(adata, fit, method, where="scnb cluster"):
     risky = [n for n in map(str, adata.obs_names) if n[:1] in "=+-@\t\r" and n]
     if risky:
         _hold(f"{len(risky):,} cell names begin as a formula does, the first {risky[0]!r}: in a "
-            f"spreadsheet, import the column Cell of the .csv as text", where)
+            "spreadsheet, import the column Cell of the .csv as text", where)
     need = memory_estimate(adata, layer=fit["layer"], baseline=not adata.isbacked,
         **_top_genes(fit["n_top_genes"]))
     _hold(str(need), where)
@@ -369,7 +369,7 @@ def _only_text(output):
     from scnb.counts import InputError
     if output.suffix.lower() in (".h5ad", ".h5", ".loom", ".json", ".html", ".xlsx"):
         raise InputError(f"-o {output}: the table of clusters is text, so the name must end with "
-            f".csv or .txt" + (f"; --h5ad {output} writes the data with clusters and embedding"
+            ".csv or .txt" + (f"; --h5ad {output} writes the data with clusters and embedding"
                 if output.suffix == ".h5ad" else ""))
 
 # %% ../nbs/analysis/cli.ipynb #2b7e0a24
@@ -379,11 +379,11 @@ def _only_models(method, **options):
     given = [f"--{k.replace('_', '-')}" for k, v in options.items() if v is not None]
     if method == "pca" and given:
         raise InputError(f"{given[0]} does not go with --method pca: the baseline has no model to "
-            f"keep, to start from or to fit again")
+            "keep, to start from or to fit again")
     given = [g for g in given if g in ("--card", "--consensus", "--fast")]
     if method != "scdeepcluster" and given:
         raise InputError(f"{given[0]} does not go with --method {method}, which has no refits and "
-            f"no vote; leave it out, or take scdeepcluster")
+            "no vote; leave it out, or take scdeepcluster")
 
 def _only_on_disk(transpose, **whole):
     "Options that need the whole matrix in memory."
@@ -394,7 +394,7 @@ def _only_on_disk(transpose, **whole):
     for name, path in whole.items():
         if path is not None:
             raise InputError(f"{name} does not go with --backed: it would need the whole matrix "
-                f"in memory; take -o and --save")
+                "in memory; take -o and --save")
 
 # %% ../nbs/analysis/cli.ipynb #d4d58d0f
 def _checked(input, label_key, n_clusters, method, fit, init_from, backed, read):
@@ -522,7 +522,7 @@ def _to_denoise(input, truth, fit, output, audit, read):
     adata, report = _opened(input, fit, output, **read)
     if audit and report.n_cells - report.n_empty_cells < 40:
         raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are "
-            f"too few for it; at least 40 are needed")
+            "too few for it; at least 40 are needed")
     return adata, true_counts(adata, truth, **read)
 
 # %% ../nbs/analysis/cli.ipynb #9d995d66
@@ -683,7 +683,7 @@ def contrast(input: _Input, output: Annotated[Path, typer.Option("-o", "--output
     for name, v in (("--condition-key", condition_key), ("--control", control)):
         if v is None:
             raise InputError(f"{name} is needed: --condition-key names the column of obs that says "
-                f"what was done to each cell, --control its value for cells that were left alone")
+                "what was done to each cell, --control its value for cells that were left alone")
     checkpoint, fit = fit["checkpoint"], _how_to_fit(n_top_genes, **fit)
     from scnb.contrastivevi import ContrastiveVI
     from scnb.pipeline import contrast_summary
@@ -740,7 +740,7 @@ def _wanted(input, output, n, model, **only):
     for name, value in only.items():
         if model is not None and value is not None:
             raise InputError(f"--{name.replace('_', '-')} does not go with --model: "
-                f"nothing is learned; give IN, or leave it out")
+                "nothing is learned; give IN, or leave it out")
     return _numbers_of_cells(n)
 
 # %% ../nbs/analysis/cli.ipynb #2b7e0a32
@@ -753,7 +753,7 @@ def _from_saved(folder, asked, seed, library):
     model = load_model(folder)
     if not isinstance(model, ScGAN):
         raise InputError(f"--model {folder}: it holds a {type(model).__name__}, which does "
-            f"not generate by class; name a folder that scnb generate --save wrote")
+            "not generate by class; name a folder that scnb generate --save wrote")
     if isinstance(asked, dict) and not isinstance(model, CscGAN):
         raise InputError(f"--model {folder}: it was trained without classes: give --n COUNT")
     made = model.generate(asked, seed=seed, library=library)
@@ -779,7 +779,7 @@ def _trained_generator(input, output, asked, label_key, preset, library, judged,
                     f"it has {', '.join(known[:12])}")
     if judged and report.n_cells < 150:
         raise InputError(f"--metrics: {report.n_cells} cells are too few to hold out a third of "
-            f"them for judging; at least 150 are needed, or leave it out")
+            "them for judging; at least 150 are needed, or leave it out")
     order, third = np.random.default_rng(fit["seed"]).permutation(adata.n_obs), adata.n_obs // 3
     train = adata[np.sort(order[third:])].copy() if judged else adata
     made = model.fit(train, **fit).generate(asked, seed=fit["seed"], library=library)
@@ -923,7 +923,7 @@ def bench(grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a 
     except KeyboardInterrupt:
         raise _Interrupted(
             f"interrupted; finished runs are kept in {metrics.results_folder(results)}, and "
-            f"the same command goes on with the others") from None
+            "the same command goes on with the others") from None
     t = runner.summarise(results, grid)
     t.columns = [" ".join(filter(None, c)) if isinstance(c, tuple) else c for c in t.columns]
     if data in set(t.get("data", ())): t = t[t["data"] == data]

@@ -106,7 +106,7 @@ def policy(
 )->str: # for <meta http-equiv="Content-Security-Policy">
     "What the page may do: show its own pictures and style, run this script, and nothing else."
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    return ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'")
 
 # %% ../nbs/analysis/html.ipynb #374f9677
@@ -203,7 +203,7 @@ def quality_sentences(
     if odd:
         said.append(
             f"Most cells of cluster {', '.join(odd)} lie far from the rest: look for broken cells, "
-            f"debris or doublets before naming it; some cells are simply small or large.")
+            "debris or doublets before naming it; some cells are simply small or large.")
     return said
 
 # %% ../nbs/analysis/html.ipynb #faab70f2
@@ -356,10 +356,10 @@ def check_contrast(
     if condition_key is None and control is None: return None
     if control is None:
         raise InputError(f"--condition-key {condition_key} needs --control CTRL: the level of that "
-            f"column for cells that were left alone")
+            "column for cells that were left alone")
     if condition_key is None:
         raise InputError(f"--control {control} needs --condition-key C: the column "
-            f"of obs that says what was done to each cell")
+            "of obs that says what was done to each cell")
     from scnb.contrastivevi import ContrastiveVI
     model = ContrastiveVI(condition_key=condition_key, control=control,
         **({} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)))
@@ -437,18 +437,18 @@ def contrast_sentences(k:Contrast)->list: # of sentences
     said.append(f"The condition can be read from the salient coordinates (AUC {seen['auc']:.2f}; "
         f"permuted conditions stay below {seen['null']:.2f}): there is an effect. Most changed: "
         f"{top_genes_text(k.effects, 5)} (log2 of the change)." if seen["auc"] > seen["null"]
-        else f"The condition cannot be read from the salient coordinates better than permuted "
+        else "The condition cannot be read from the salient coordinates better than permuted "
         f"conditions can (AUC {seen['auc']:.2f}, {seen['null']:.2f}): no effect "
-        f"was found, and the genes below are noise.")
+        "was found, and the genes below are noise.")
     if left["auc"] > left["null"]:
-        said.append(f"Something of it can be read from the background as well (AUC "
+        said.append("Something of it can be read from the background as well (AUC "
             f"{left['auc']:.2f}; permuted: below {left['null']:.2f}), so the changes below are too "
-            f"small rather than too large.")
+            "small rather than too large.")
     one = [int(r.cluster) for r in k.within.itertuples() if r.controls + r.targets >= 20
         and not .02 < r.controls / (r.controls + r.targets) < .98]
     if one:
         said.append(f"Cluster {', '.join(map(str, one))}: nearly all cells are on one side. There "
-            f"the clustering followed the condition, or the sides do not have the same types.")
+            "the clustering followed the condition, or the sides do not have the same types.")
     return said
 
 # %% ../nbs/analysis/html.ipynb #4d0499bf

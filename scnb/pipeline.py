@@ -9,16 +9,23 @@ __all__ = ['METHODS', 'model_class', 'check_machine', 'check_run', 'labels_of', 
            'contrast_record', 'contrast_summary', 'generation_record', 'realism_record', 'generation_summary']
 
 # %% ../nbs/analysis/pipeline.ipynb #7f9755e7
-import os, platform, sys, time
+import math, os, platform, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../nbs/analysis/pipeline.ipynb #38763840
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from . import __version__
-from .counts import backed_counts, canonical_order, check_counts, column, InputError
-from .metrics import kmeans, leiden, baseline, cluster_scores, relabel_by_size
+from .counts import (backed_counts, canonical_order, check_counts, column,
+    counts_of, InputError, raw_or_layer)
+from .cscgan import evaluate_generated
+from .dca import dropout_scores
+from .metrics import (baseline, cluster_scores, denoise_scores, kmeans, leiden,
+    mixing_scores, pca, relabel_by_size)
+from .reading import read
+from .stability import Evidence
 from .train import make_fabric, resolve_device
 
 # %% ../nbs/analysis/pipeline.ipynb #7c73fa5f
@@ -35,7 +42,7 @@ def model_class(
     where = METHODS.get(method, method if ":" in str(method) else None)
     if where is None:
         raise InputError(f"method {method!r} is not known: use {', '.join(map(repr, METHODS))}, or "
-            f"'module:Class' for a model of your own")
+            "'module:Class' for a model of your own")
     module, _, name = where.partition(":")
     try: cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
@@ -300,16 +307,6 @@ def stem(path):
         name = name.removesuffix(end)
     return name
 
-# %% ../nbs/analysis/pipeline.ipynb #5c1a0e02
-import math
-from anndata import AnnData
-from .counts import counts_of, raw_or_layer
-from .cscgan import evaluate_generated
-from .dca import dropout_scores
-from .metrics import denoise_scores, mixing_scores, pca
-from .reading import read
-from .stability import Evidence
-
 # %% ../nbs/analysis/pipeline.ipynb #5c1a0e06
 def _stage_lines(stages):
     "Where each stage ended, and which one was taken."
@@ -363,7 +360,7 @@ def true_counts(
         t = np.asarray(t.toarray() if hasattr(t, "toarray") else t, float)
         if not np.isfinite(t).all() or (t < 0).any():
             raise InputError(f"--truth {truth}: some of its values are negative or "
-                f"not finite; true counts are needed")
+                "not finite; true counts are needed")
         return t
     other, layer = raw_or_layer(read(Path(truth), **kw), None)
     check_counts(other, layer=layer)
@@ -372,7 +369,7 @@ def true_counts(
         if (not mine.is_unique or not theirs.is_unique or what == "genes"
                 and any("renamed_genes" in a.uns.get("scnb_read", {}) for a in (adata, other))):
             raise InputError(f"--truth {truth}: {what} are matched by name, and their names are "
-                f"not unique, here or in the data; make them so")
+                "not unique, here or in the data; make them so")
         if len(missing := mine.difference(theirs)):
             raise InputError(f"--truth {truth}: {len(missing):,} {what} of the data are "
                 f"not in it, the first {missing[0]!r}; it must have the same names")
@@ -424,7 +421,7 @@ def denoise_summary(
         lines.append(f"dropouts: {r['predicted_dropouts']:,} predicted, {r['true_dropouts']:,} "
             f"true, {r['hit_dropouts']:,} hit; precision "
             f"{share(r['precision'])}, recall {share(r['recall'])}")
-        lines.append(f"distance to the truth (root mean square of log(1 + count)): "
+        lines.append("distance to the truth (root mean square of log(1 + count)): "
             f"{r['before']['rmse']:.3f} before, {r['after']['rmse']:.3f} after; on lost entries "
             f"(mean): {share(r['before']['dropped_mae'])} before, "
             f"{share(r['after']['dropped_mae'])} after, "

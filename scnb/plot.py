@@ -665,9 +665,5 @@ def audit_figure(
     import matplotlib.pyplot as plt
     with style():
         fig, ax = plt.subplots(2, 2, figsize=(8.6, 6.2), gridspec_kw=dict(wspace=.55, hspace=.5))
-        ax = ax.ravel()
-        _loss_panel(found, ax[0])
-        _pairs_panel(found, ax[1])
-        _differences_panel(found, ax[2])
-        _zeros_panel(found, ax[3])
-    return ax[0]
+        for panel, a in zip(AUDIT_PANELS.values(), ax.flat): panel(found, a)
+    return ax.flat[0]

@@ -270,13 +270,13 @@ def _cautions(
             f"{c.n_cells:,} cells are few for a neural network; the plain method may do as well.")
     if c.n_empty_cells:
         said.append(f"{c.n_empty_cells:,} cells have no counts. They were not trained on; "
-            f"their cluster means nothing.")
+            "their cluster means nothing.")
     if c.median_counts < 500:
         said.append(f"The median cell has {c.median_counts:,.0f} counts, which is shallow.")
     n_twice = int(case.adata.obs_names.duplicated().sum())
     if n_twice:
         said.append(f"{n_twice:,} cell names come more than once; rows of clusters.csv "
-            f"are in the order of the file.")
+            "are in the order of the file.")
     how_read = case.adata.uns.get("scnb_read", {})
     renamed = how_read.get("renamed_genes") if isinstance(how_read, dict) else None
     if renamed:
@@ -284,7 +284,7 @@ def _cautions(
     small = np.flatnonzero(sizes < max(10, .005 * len(run.codes)))
     if len(small):
         said.append(f"Very small: cluster {', '.join(map(str, small))}. Look at the "
-            f"cells before naming such a group.")
+            "cells before naming such a group.")
     if run.k_given and run.k_asked != run.n_clusters:
         said.append(
             f"{run.k_asked} clusters were asked for; {run.k_asked - run.n_clusters} stayed empty.")
@@ -566,7 +566,7 @@ def _plan_folder(out_dir, overwrite, input=None, h5ad=None, save=None):
             f"-o {d}: the folder {d.parent} does not exist; make it first, or name another")
     if d.is_dir() and any(d.iterdir()) and not overwrite:
         raise InputError(f"-o {d}: this folder is there and not empty; --overwrite replaces its "
-            f"index.html and clusters.csv, or name another")
+            "index.html and clusters.csv, or name another")
     out = Outputs(overwrite, inputs=[] if input is None else [input])
     for name, path in (("--h5ad", h5ad), ("--save", save)):
         if path is not None: out.add(name, path, folder=name == "--save")

@@ -181,7 +181,7 @@ def cluster_table(
     "Size, stability, markers, nearest cluster, and what tells the two apart."
     codes, names = label_codes(labels)
     if len(codes) != adata.n_obs or not len(names):
-        raise InputError(f"one cluster per cell is needed, and at least one that is not missing: "
+        raise InputError("one cluster per cell is needed, and at least one that is not missing: "
             f"{len(codes):,} labels with {len(names)} names for {adata.n_obs:,} cells")
     J, s, M = cluster_stability(codes, partitions, cells, stability)
     e, sizes = expression(adata, codes, layer), np.bincount(codes[codes >= 0], minlength=len(names))
@@ -247,7 +247,7 @@ def verdict(
     weak = (s < .5).sum() / max((~np.isnan(s)).sum(), 1)
     if k > 1 and weak > 0:
         said.append(f"{'Less than 1 %' if weak < .01 else f'{weak:.0%}'} of the cells lose most of "
-            f"their companions in a refit: do not lean on the clusters of these.")
+            "their companions in a refit: do not lean on the clusters of these.")
     return [w for w in said if w]
 
 def _no_clusters(table, given):
@@ -264,14 +264,14 @@ def _how_clear(k, returned, given, near=()): # near: numbers of clusters that ar
     "The first sentence, for two clusters and more."
     if returned is None:
         return (f"{k} clusters{', as asked for' if given else ''}. Nothing was done again (no "
-            f"refits), so how far to trust them is not known.")
+            "refits), so how far to trust them is not known.")
     asked, share = (" as asked for," if given else "", f"{returned:.0%} of the grouping comes back "
-        f"when clusters are sought again without some of the molecules")
+        "when clusters are sought again without some of the molecules")
     if returned >= _CLEAR:
         return (
             f"{k} clusters,{asked} {'clear' if given or len(near) < 2 else 'repeatable'}: {share}.")
     return (f"{k} clusters,{asked} not sharp: {share}. This is what a continuum of "
-        f"states looks like, or too few molecules per cell to tell.")
+        "states looks like, or too few molecules per cell to tell.")
 
 def _what_else(table, k, runner_up=None, finest=None):
     "Other numbers of clusters that are worth a look."

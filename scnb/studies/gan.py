@@ -8,7 +8,6 @@ __all__ = ['halves', 'measure_gan', 'measure_augment']
 # %% ../../nbs/studies/gan_study.ipynb #0e0f4dff
 import time
 import numpy as np
-import pandas as pd
 from ..cscgan import CscGAN, ScGAN, evaluate_generated, nb_per_cluster, nb_per_label
 from ..counts import InputError, counts_of, data_hash
 from ..registry import REGISTRY, load

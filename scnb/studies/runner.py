@@ -99,7 +99,7 @@ def _same_settings(record, file, n_clusters, kw):
     same = record["params"] == json.loads(json.dumps(kw))
     if same and record["k_given"] == (n_clusters is not None): return record
     raise InputError(f"{file.name} was made with other settings: run it again with overwrite "
-        f"(--overwrite), or name another results folder (--results)")
+        "(--overwrite), or name another results folder (--results)")
 
 def _options(method="scdeepcluster", **kw):
     "Settings as command-line options, defaults left out."
