@@ -88,6 +88,11 @@ def directives(text):
     return found
 
 
+def is_exported(text):
+    "Does this cell go into a module?"
+    return any(words[0] in EXPORT for words in directives(text))
+
+
 def flags(text):
     "The test flags of a cell: `#| real` and `#| slow` on two lines, or both on one."
     return {w for words in directives(text) if words[0] in KNOWN for w in words} & KNOWN
@@ -96,7 +101,7 @@ def flags(text):
 def asserts(text):
     """Does this cell test something? An `assert`, a `test_...(...)`, a `raises(...)` or a
     `check_model(...)`, not in exported code."""
-    if any(words[0] in EXPORT for words in directives(text)): return False
+    if is_exported(text): return False
     try: tree = ast.parse(re.sub(r"^\s*[%!].*$", "", text, flags=re.M))
     except SyntaxError: return False
     for node in ast.walk(tree):
@@ -419,7 +424,7 @@ def imports_stay_in_cells_of_their_own():
     a cell would run without what it needs."""
     for path in pages():
         for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"], 1):
-            if cell["cell_type"] != "code" or any(w[0] in EXPORT for w in directives(source(cell))):
+            if cell["cell_type"] != "code" or is_exported(source(cell)):
                 continue
             try: tree = ast.parse(source(cell))
             except SyntaxError: continue
@@ -523,7 +528,7 @@ def heading_ids(path):
             seen[name] = seen.get(name, 0) + 1
         for cell in () if number > 1 else json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if (cell["cell_type"] == "code"
-                    and any(w[0] in EXPORT for w in directives(source(cell)))):
+                    and is_exported(source(cell))):
                 ids |= {n.lower() for n in re.findall(r"^(?:def|class) (\w+)", source(cell), re.M)}
     return ids
 

@@ -7,15 +7,17 @@ import ast
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
-from check import LIB, asserts, directives, label, module_of, pages, source, under
+from check import LIB, asserts, is_exported, label, module_of, pages, source, under
 
 STORED = Path(__file__).resolve().parent/"counts.json"
 MORE_IS_BETTER = {"asserting_cells"}
 OWN_CHECK = {"public_names_unused"}          # public_names_are_used names them
 
 
+@cache
 def code_cells(path):
     "The sources of a page's code cells."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -23,9 +25,6 @@ def code_cells(path):
 
 
 def words(text): return set(re.findall(r"\w+", text))
-
-
-def is_exported(text): return any(w[0] in ("export", "exports") for w in directives(text))
 
 
 def lines_over(n):
