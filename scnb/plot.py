@@ -13,7 +13,8 @@ import numpy as np, pandas as pd
 
 # %% ../nbs/foundations/plot.ipynb #87c818ef
 from .counts import InputError
-from .metrics import keep_random_state, confusion as confusion_table, label_codes
+from scnb.metrics import (confusion as confusion_table, keep_random_state, keep_umap_compiled,
+    label_codes)
 
 # %% ../nbs/foundations/plot.ipynb #f0b38bf6
 STYLE = {"figure.dpi": 100, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9,
@@ -179,6 +180,7 @@ def umap(
     if n < 5: return np.c_[z, np.zeros((n, 2), np.float32)][:, :2]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        keep_umap_compiled()
         from umap import UMAP
         fit = UMAP(n_neighbors=min(n_neighbors, n - 1), random_state=seed,
             n_jobs=1, init="spectral" if n > 30 else "random")
