@@ -57,8 +57,7 @@ def _is_input_error(error):
         for c in type(error).__mro__)
 
 def _no_room(error):
-    """Whether a disk, a quota or a limit on file size ended a write; HDF5 and safetensors tell
-    by their text only."""
+    "Whether a full disk, quota or limit ended a write; HDF5 and safetensors tell by text only."
     import errno
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     words = (r"No space left|File too large|quota exceeded|(?:errno = |code: |os error )"
@@ -130,6 +129,7 @@ class _Group(TyperGroup):
         for name in ("matplotlib", "lightning_fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
         program = args is None                                  # and not called from Python
+        if program: os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see `scnb.train`
         _COMMAND[:] = args = list(sys.argv[1:] if program else args)
         where = " ".join(["scnb", *args[:1]]) if args and args[0] in self.commands else "scnb"
         _OPTIONS.clear(); _OPTIONS.update(_options_of(self.commands.get(args[0]) if args else None))
@@ -145,8 +145,7 @@ class _Group(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 def _leave(code):
-    """End at once: Python, once interrupted inside an `exec`, would end by signal whatever code
-    it is given."""
+    "End at once: Python, once interrupted inside an `exec`, would end by signal."
     for stream in (sys.stdout, sys.stderr): stream.flush()
     os._exit(code)
 
@@ -210,7 +209,9 @@ _FIT = _Options(
     resume=(Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")], False),
     max_epochs=(_MaxEpochs, None),
     precision=(Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, ...")],
-        "32-true"))
+        "32-true"),
+    threads=(Annotated[Optional[int], _option("--threads", min=1, metavar="N",
+        help="Cores to use; default: one, and all for networks side by side.")], None))
 _READ = _Options(
     transpose=(Annotated[Optional[bool], _option("--transpose/--no-transpose",
         help="Genes are in rows, or are not; default: as the names show.")], None),
@@ -540,7 +541,7 @@ def _audited(adata, model, fit, wanted, name): # -> for the record, page
     from scnb.dca import audit
     from scnb.pipeline import audit_record
     from scnb.report import audit_page
-    kw = {k: fit[k] for k in ("layer", "seed", "max_epochs", "device", "precision")}
+    kw = {k: fit[k] for k in ("layer", "seed", "max_epochs", "device", "precision", "threads")}
     found = audit(adata, model, **kw)
     return dict(audit=audit_record(found)), audit_page(found, name)
 
@@ -864,8 +865,7 @@ def report(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", show_
 
 # %% ../nbs/analysis/cli.ipynb #4f5e4d29
 def _run_all(grid, runs, todo, records, results, method, bar):
-    """Go through the runs; say of each whether it was made or read, and how it stands beside the
-    stored one."""
+    "Go through the runs; say of each whether it was made or read, and how it compares."
     from tqdm.auto import tqdm
     from scnb import metrics
     from scnb.studies import runner

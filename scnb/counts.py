@@ -493,10 +493,13 @@ def _hash_disk(adata, counts):
 
 # %% ../nbs/foundations/counts.ipynb #71a4f023
 @contextmanager
-def kept_threads():
+def kept_threads(
+    inside:int=None, # threads inside the block; None: as many as there are
+):
     """Leave torch's number of threads as it was: the first parallel call of numba, which scanpy
     makes, sets it to all cores."""
     n = torch.get_num_threads()
+    if inside not in (None, n): torch.set_num_threads(inside)
     try: yield
     finally:
         if torch.get_num_threads() != n: torch.set_num_threads(n)

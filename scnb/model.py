@@ -24,7 +24,7 @@ from .counts import (number_duplicates, backed_counts, canonical_order, check_co
 from .data import batches, params_of, prepared, Recipe
 from .files import put_folder, read_tensors, write_tensors
 from .train import (
-    Callback, child_seed, EarlyStopping, Fit, InterruptAt, log, make_fabric,
+    Callback, child_seed, DEFAULT_THREADS, EarlyStopping, Fit, InterruptAt, log, make_fabric,
     FitState, own_randomness,
     ReduceLROnPlateau, resolve_device, Settings, steps, Task)
 
@@ -174,6 +174,7 @@ def fit(self:Model,
     seed:int=0, # decides everything random
     # see `make_fabric`
     device:str="auto", devices:int=1, num_nodes:int=1, strategy:str="auto", precision:str="32-true",
+    threads:int=None, # of the processor; None: one, see `scnb.train.DEFAULT_THREADS`
     checkpoint_dir=None, # folder for checkpoints
     resume:bool=False, # go on from the checkpoint there, if there is one
     # a fitted model, or a folder it was saved to: start from its weights, genes matched by name
@@ -183,7 +184,7 @@ def fit(self:Model,
     "Fit the model to the counts in `adata`, which stays as it is."
     settings = Settings(layer, max_epochs, self._batch_size if batch_size is None else batch_size,
         validation, early_stopping, seed, device, devices, num_nodes, strategy, precision,
-        checkpoint_dir, resume, init_from, progress)
+        threads, checkpoint_dir, resume, init_from, progress)
     settings.check()
     if settings.devices * settings.num_nodes > 1 and backed_counts(adata, layer) is not None:
         raise InputError(
@@ -201,7 +202,7 @@ def fit(self:Model,
     # fail now rather than in a child process
     if checkpoint_dir is not None:
         FitState(checkpoint_dir, self._fingerprint(view, settings), resume)
-    with own_randomness(settings.seed), kept_threads():
+    with own_randomness(settings.seed), kept_threads(settings.threads or DEFAULT_THREADS):
         self._finish(fabric.launch(_train, self, view, settings))
     return self
 

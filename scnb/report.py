@@ -596,7 +596,8 @@ def _further_sections(
     layer, seed, fit, # as in `scnb.pipeline.cluster`
 )->dict: # denoising, contrast: for `_Case`
     "What is asked of the counts beside the clusters."
-    how = {k: fit[k] for k in ("max_epochs", "device", "precision") if fit.get(k) is not None}
+    how = {k: fit[k] for k in ("max_epochs", "device", "precision", "threads")
+        if fit.get(k) is not None}
     denoising = None if fit.get("fast") else quick_audit(adata, run.codes, layer, seed, **how)
     changed = None if model is None else contrast(model, adata, run.codes, layer, seed,
         progress=fit.get("progress", True), **how)

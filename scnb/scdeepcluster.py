@@ -268,12 +268,11 @@ def _latent_anew(kept, seed, params, names, library, **settings): # -> (cells, l
         torch.set_num_threads(threads)
 
 # %% ../nbs/03_scdeepcluster.ipynb #6545c5a7
-def _side_by_side(cpu:bool, progress:bool): # -> something like `map`
-    """Like `map`, over processes (not forked) if there is more than one core; with a bar that
-    says how long it will take."""
-    from joblib import Parallel, cpu_count, delayed
+def _side_by_side(jobs:int, progress:bool): # -> something like `map`
+    """Like `map`, over so many processes (not forked); with a bar that says how long it will
+    take."""
+    from joblib import Parallel, delayed
     from tqdm import tqdm
-    jobs = cpu_count() if cpu else 1
     def run(f, *args):
         tasks = [delayed(f)(*a) for a in zip(*args)]
         how = dict(backend="loky", inner_max_num_threads=1, idle_worker_timeout=5)
@@ -283,6 +282,11 @@ def _side_by_side(cpu:bool, progress:bool): # -> something like `map`
             leave=False)
         return _counted(bar, len(tasks), quiet=progress)
     return run
+
+def _processes(threads=None): # as `fit` was given
+    "How many refits run at once: one on each core, or on so many."
+    from joblib import cpu_count
+    return cpu_count() if threads is None else min(threads, cpu_count())
 
 def _counted(done, total, quiet=False): # the same, one by one
     "Say of each that it is done, for where there is no bar."
@@ -329,7 +333,7 @@ def _refits(self:ScDeepCluster, fit, judged): # -> Granularity, or None
         embed = partial(_latent_anew, params=params, names=[f"c{i:09d}" for i in range(len(rows))],
             library=obs["n_counts"].to_numpy(), max_epochs=epochs, batch_size=s.batch_size,
             precision=s.precision, device="cpu" if cpu else s.device)
-        run = _side_by_side(cpu, s.progress)
+        run = _side_by_side(_processes(s.threads) if cpu else 1, s.progress)
     # one process does the work, all go on from the same answer
     found = None
     if fit.fabric.is_global_zero:
