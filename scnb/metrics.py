@@ -193,8 +193,9 @@ def _neighbour_search(n, k, seed):
 def keep_umap_compiled()->int: # how many functions are cached from now on
     """Let numba keep what it compiles for `umap-learn` on disk, beside that package or in the
     user's cache folder."""
-    import numba, umap
-    from umap import distances, layouts, umap_, utils
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from umap import distances, layouts, umap_, utils
     from numba.core.caching import NullCache
     kind, done = type(utils.tau_rand_int), 0
     for f in (f for m in (umap_, layouts, utils, distances) for f in vars(m).values()):
