@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['label_codes', 'confusion', 'keep_random_state', 'cluster_scores', 'relabel_by_size', 'pca', 'kmeans',
-           'keep_umap_compiled', 'leidens', 'leiden', 'baseline', 'column_correlation', 'denoise_scores',
+           'keep_umap_compiled', 'leidens', 'leiden', 'harmony', 'baseline', 'column_correlation', 'denoise_scores',
            'nearest_neighbours', 'lisi', 'mixing_scores', 'mmd2', 'latent_auc', 'ReferenceSpace',
            'gene_gene_correlation', 'realism', 'salient_scores', 'results_folder', 'load_results']
 
@@ -231,6 +231,24 @@ def leiden(z, seed=0): # -> (cells,) labels
     "Leiden on 15 neighbours, resolution 1."
     return leidens(z, seed)[0]
 
+# %% ../nbs/foundations/metrics.ipynb #540ac0e6
+def harmony(
+    z,      # (cells, components)
+    batch,  # (cells,) names or codes of batches
+    seed=0, # of its start
+    converged=False, # go on until nothing moves, with a fixed ridge, in place of the usual few rounds
+)->np.ndarray: # (cells, components), float32
+    "The components without the batch (Harmony, Korsunsky et al. 2019)."
+    import logging
+    from harmonypy import run_harmony
+    logging.getLogger("harmonypy").setLevel(logging.ERROR)
+    names = pd.DataFrame(dict(batch=np.asarray(batch).astype(str)))
+    if names.batch.nunique() < 2: return np.asarray(z, np.float32)
+    more = dict(lamb=1., max_iter_harmony=30, epsilon_harmony=1e-5) if converged else {}
+    moved = run_harmony(np.asarray(z, np.float64), names, ["batch"], random_state=int(seed) % 2**31,
+        verbose=False, ncores=1, **more).Z_corr
+    return np.asarray(moved if len(moved) == len(z) else moved.T, np.float32)
+
 # %% ../nbs/foundations/metrics.ipynb #0d8de7ce
 @keep_random_state()
 def baseline(
@@ -238,11 +256,15 @@ def baseline(
     n_clusters=None,  # clusters for k-means; default: as many as Leiden finds
     *,
     label_key=None,   # column of obs with known labels: adds scores
+    batch_key=None,   # column of obs with known batches: adds Harmony and Leiden
     seed=0,           # same seed, same labels
     layer=None,       # layer of the raw counts
-)->dict:              # pca_kmeans and pca_leiden, each: labels (cells,), n_clusters, and the scores
-    "Clusters, and scores where labels are known, of PCA + k-means and PCA + Leiden."
-    from scnb.counts import canonical_order
+# pca_kmeans, pca_leiden (resolution 1), pca_leiden_0.3 and, with batches, harmony_leiden and
+# harmony_leiden_0.3, each: labels (cells,), n_clusters, and the scores
+)->dict:
+    """Clusters, and scores where labels are known, of PCA and k-means or Leiden; with known
+    batches also of Harmony and Leiden."""
+    from scnb.counts import canonical_order, column
     if label_key is not None and label_key not in adata.obs:
         raise InputError(f"no column {label_key!r} in obs; "
             f"there are: {', '.join(map(str, adata.obs.columns)) or 'none'}")
@@ -251,9 +273,12 @@ def baseline(
             f"and the number of cells, {adata.n_obs}")
     order = canonical_order(adata, layer)
     z = pca(adata, layer, seed=seed)[order]                   # fit in canonical order ...
-    by_leiden = leiden(z, seed)
-    found = dict(pca_kmeans=kmeans(z, n_clusters or len(set(by_leiden)), seed),
-        pca_leiden=by_leiden)
+    by_leiden, coarser = leidens(z, seed, (1., .3))
+    found = {"pca_kmeans": kmeans(z, n_clusters or len(set(by_leiden)), seed),
+        "pca_leiden": by_leiden, "pca_leiden_0.3": coarser}
+    if batch_key is not None:
+        free = harmony(z, column(adata, batch_key, "batch").to_numpy()[order], seed)
+        found |= dict(zip(("harmony_leiden", "harmony_leiden_0.3"), leidens(free, seed, (1., .3))))
     # ... and back
     return {m: _entry(relabel_by_size(l)[np.argsort(order)], adata, label_key)
         for m, l in found.items()}

@@ -45,6 +45,8 @@ class Model(BaseEstimator):
     def _known(self, view, other=None)->dict: return {}
     # further arguments of `batches`, such as `batch_key`
     def _fields(self)->dict: return {}
+    # those of them that `transform` needs too
+    def _transform_fields(self)->dict: return self._fields()
     def _check_choices(self, **allowed):
         "Raise an `InputError` for a parameter that is none of its `allowed` values."
         for name, values in allowed.items():
@@ -219,7 +221,7 @@ def _per_cell(self:Model, adata, function):
     try:
         with torch.no_grad():
             for b in batches(adata, batch_size=1024, shuffle=False, layer=self.layer_,
-                    recipe=self.recipe_, index=order, **self._fields()):
+                    recipe=self.recipe_, index=order, **self._transform_fields()):
                 parts.append(function(module, b.to(device)).float().cpu())
     finally: module.to("cpu")
     out = torch.cat(parts).numpy()

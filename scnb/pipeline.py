@@ -190,10 +190,13 @@ def cluster(
     n_top_genes="default",
     layer=None, # see `scnb.counts.which_layer`
     seed=0, # decides everything random
+    # column of obs with known batches: clusters are sought across them ("scdeepcluster"; for "vae" it
+    # conditions the decoder, for the baseline Harmony takes it out)
+    batch_key=None,
     fast=False, # no refits of the network: the number of clusters from PCA
     # so many fits vote, at least 3: this one, and more with the next seeds and the same k
     consensus=None,
-    refits=None, # of the network, without some of the molecules each; 5 unless `fast`
+    refits=None, # of the network, without some of the molecules each; 2 unless `fast`
     **fit, # further arguments of the model's `fit`: max_epochs, device, checkpoint_dir, ...
 )->Clustering:
     "Cluster cells; labels cannot be given."
@@ -207,8 +210,13 @@ def cluster(
         **fit)
     model, codes, k = None, None, n_clusters
     genes = {} if n_top_genes == "default" else dict(n_top_genes=n_top_genes)
+    if batch_key is not None:
+        column(adata, batch_key, "batch")
+        if cls is not None and "batch_key" not in cls._get_param_names():
+            raise InputError(f"method {method!r} has no parameter batch_key: leave it out")
+        if cls is not None: genes["batch_key"] = batch_key
     if method == "scdeepcluster":
-        refits = 0 if fast else 5 if refits is None else refits
+        refits = 0 if fast else 2 if refits is None else refits
         model = cls(n_clusters=n_clusters, refits=refits, **genes)
         codes = model.fit(adata, layer=layer, seed=seed, **fit).predict(adata)
         k = model.n_clusters_
@@ -218,7 +226,8 @@ def cluster(
         k = int(codes.max()) + 1
     # the baseline needs all counts in memory
     on_disk = backed_counts(adata, layer) is not None
-    base = {} if on_disk else baseline(adata, k, seed=seed, layer=layer)
+    base = ({} if on_disk
+        else baseline(adata, k, batch_key=batch_key, seed=seed, layer=layer))
     if codes is None: codes = base["pca_leiden" if k is None else "pca_kmeans"]["labels"]
     if several := bool(consensus) and k > 1:
         codes = _voted(adata, model, codes, consensus, layer, fit)
