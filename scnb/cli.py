@@ -7,155 +7,19 @@ __all__ = ['app', 'cluster', 'denoise', 'embed', 'contrast', 'generate', 'report
            'data_fetch']
 
 # %% ../nbs/analysis/cli.ipynb #67c17aa8
-import inspect, json, os, re, shlex, sys
-from contextlib import contextmanager
+import json, os, re, sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 # %% ../nbs/analysis/cli.ipynb #63f17b65
 import typer
-from typer.core import TyperGroup
-
-# %% ../nbs/analysis/cli.ipynb #27d43830
-_UsageError, _ClickError = typer.BadParameter.__mro__[1:3]
-
-class _Interrupted(Exception):
-    "Ctrl-C, with what was kept."
-
-def _one_line(error):
-    "An error's message on one line."
-    return " ".join(str(getattr(error, "format_message", error.__str__)()).split())
-
-# %% ../nbs/analysis/cli.ipynb #2b7e0a03
-# what was typed; the options of its command, by their names in Python; noted by `_Group.main`
-_COMMAND, _OPTIONS = [], {}
-
-def _options_of(command):
-    "The options of a command: name in Python -> as typed, and how to say no."
-    names = lambda p: (max(p.opts, key=len), next(iter(p.secondary_opts), ""))
-    return {p.name: names(p)
-        for p in getattr(command, "params", ()) if p.param_type_name == "option"}
-
-def _as_typed(text):
-    "The same, with parameters as the command line has them: n_clusters=5 as --n-clusters 5."
-    def flag(m):
-        if m[1] not in _OPTIONS: return m[0]
-        yes, no = _OPTIONS[m[1]]
-        if m[2] == "True": return yes
-        if m[2] == "False": return no or f"no {yes}"
-        return f"{yes} {m[2].strip(chr(39))}"
-    return re.sub(r"\b([a-z_]+)=('[^']*'|[\w.+-]*\w)", flag, text)
-
-def _complain(text, where="scnb"):
-    "One line on stderr."
-    print(f"{where}: {_as_typed(text)}", file=sys.stderr)
-
-# %% ../nbs/analysis/cli.ipynb #2b7e0a06
-def _is_input_error(error):
-    "Whether this is scnb's InputError, without importing what defines it."
-    return any(c.__name__ == "InputError" and c.__module__ == "scnb.counts"
-        for c in type(error).__mro__)
-
-def _no_room(error):
-    "Whether a full disk, quota or limit ended a write; HDF5 and safetensors tell by text only."
-    import errno
-    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    words = (r"No space left|File too large|quota exceeded|(?:errno = |code: |os error )"
-        rf"(?:{'|'.join(map(str, full))})\b")
-    return getattr(error, "errno", None) in full or re.search(words, str(error)) is not None
-
-# %% ../nbs/analysis/cli.ipynb #50ca71ca
-def _exit_code(error, where="scnb"):
-    "The exit code for an error, which is told in one line."
-    say = lambda text, code: _complain(text, where) or code
-    if isinstance(error, _UsageError):
-        path = getattr(error.ctx, "command_path", where)
-        return say(f"{_one_line(error).rstrip('.')}; see {path} --help", 2)
-    if isinstance(error, _ClickError): return say(_one_line(error), 2)
-    if isinstance(error, (_Interrupted, KeyboardInterrupt, typer.Abort)):
-        return say(_one_line(error) or "interrupted", 130)
-    if _is_input_error(error): return say(_one_line(error), 2)
-    if _no_room(error):
-        return say("there is no room to write: the disk is full, or a limit is reached; "
-            "nothing was written; make room or name another place", 2)
-    if isinstance(error, OSError) and error.filename:
-        return say(f"{error.filename}: {error.strerror}; name another place, or make room", 2)
-    if isinstance(error, MemoryError):
-        return say("not enough memory; use a machine with more, or "
-            "fewer genes (--n-top-genes)", 1)
-    if os.environ.get("SCNB_DEBUG"): raise error
-    return say(f"a fault of ours: {type(error).__name__}: {_one_line(error)[:500]}; please "
-        "report it (SCNB_DEBUG=1 shows where)", 1)
-
-# %% ../nbs/analysis/cli.ipynb #6f1df4ad
-_HELD = []           # lines that wait; None: no waiting
-
-@contextmanager
-def _listening(where):
-    "Turn the warnings of scnb into lines on stderr."
-    import logging
-    global _HELD
-    def emit(record):
-        if record.levelno >= logging.WARNING: _hold(record.getMessage(), where)
-        elif record.name == "scnb.steps": _complain(record.getMessage(), where)
-        elif record.getMessage() == "fitting starts": _say_held(where)
-    _HELD, log, handler = [], logging.getLogger("scnb"), logging.Handler()
-    before = log.propagate, log.level
-    handler.emit, log.propagate = emit, False
-    log.setLevel(logging.INFO); log.addHandler(handler)
-    try: yield
-    finally: log.removeHandler(handler); log.propagate, log.level = before; log.setLevel(log.level)
-
-def _hold(text, where):
-    "Say it in time."
-    if _HELD is None: _complain(_one_line(text), where)
-    else: _HELD.append(text)
-
-def _say_held(where):
-    "What waited is said, each on a line."
-    global _HELD
-    for text in _HELD or (): _complain(_one_line(text), where)
-    _HELD = None
-
-# %% ../nbs/analysis/cli.ipynb #62603ec8
-class _Group(TyperGroup):
-    "Commands whose errors end as an exit code and one line."
-    def invoke(self, ctx):
-        try: return super().invoke(ctx)
-        except KeyboardInterrupt as e: raise _Interrupted(*e.args) from None
-
-    def main(self, args=None, prog_name="scnb", standalone_mode=True, **extra):
-        import logging, warnings
-        for name in ("matplotlib", "lightning_fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        program = args is None                                  # and not called from Python
-        if program: os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see `scnb.train`
-        _COMMAND[:] = args = list(sys.argv[1:] if program else args)
-        where = " ".join(["scnb", *args[:1]]) if args and args[0] in self.commands else "scnb"
-        _OPTIONS.clear(); _OPTIONS.update(_options_of(self.commands.get(args[0]) if args else None))
-        with warnings.catch_warnings(), _listening(where):
-            if not os.environ.get("SCNB_DEBUG"): warnings.simplefilter("ignore")
-            try:
-                code = super().main(args, prog_name or "scnb", standalone_mode=False, **extra)
-                _say_held(where)
-                sys.stdout.flush()
-            except BrokenPipeError: code = _quiet_pipe()
-            except (Exception, KeyboardInterrupt) as e: code = _exit_code(e, where)
-        if program and code == 130: _leave(code)
-        sys.exit(code if isinstance(code, int) else 0)
-
-def _leave(code):
-    "End at once: Python, once interrupted inside an `exec`, would end by signal."
-    for stream in (sys.stdout, sys.stderr): stream.flush()
-    os._exit(code)
-
-def _quiet_pipe():
-    "The reader of our output has gone, as `head` does: nothing to complain about."
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+from .console import (FIT, READ, TABLES, AsJson, CommandGroup, Device, InputPath, Interrupted,
+    LabelKey, Likelihood, MaxEpochs, MetricsFile, NClusters, Norm, Overwrite, SaveDir, TopGenes,
+    announce, command, how_to_fit, keeping, open_input, option, plan_outputs, read_input, tell,
+    top_genes, typed_command, write_data, write_record)
 
 # %% ../nbs/analysis/cli.ipynb #18d266d0
-app = typer.Typer(name="scnb", cls=_Group, add_completion=False, rich_markup_mode=None,
+app = typer.Typer(name="scnb", cls=CommandGroup, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False, no_args_is_help=False,
     help="Learn, run and trust deep models of single-cell RNA-seq.",
     epilog="scnb COMMAND --help shows the options of a command.",
@@ -170,193 +34,6 @@ def _show_version(wanted):
     "Print the version and leave."
     from scnb import __version__
     if wanted: print(__version__); raise typer.Exit()
-
-# %% ../nbs/analysis/cli.ipynb #28a80544
-def _option(*names, **kw):
-    "An option whose default is not shown."
-    return typer.Option(*names, show_default=False, **kw)
-
-_Input = Annotated[Path, typer.Argument(metavar="IN", show_default=False,
-    help="Raw counts: .h5ad, 10x .h5 or folder, .csv, .tsv.")]
-_K = Annotated[Optional[int],
-    _option("--n-clusters", "-k", metavar="K", help="Number of clusters; estimated if not given.")]
-_LabelKey = Annotated[Optional[str],
-    _option("--label-key", metavar="L", help="Column of known labels, for scores only.")]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")]
-_TopGenes = Annotated[Optional[int], _option("--n-top-genes", min=0, metavar="N",
-    help="Most variable genes to learn from; 0: all; default: the model's.")]
-_Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-_MaxEpochs = Annotated[Optional[int], _option("--max-epochs", min=1, metavar="N",
-    help="Train at most so long; default: the model's.")]
-_Norm = Annotated[str, typer.Option(help="batch, layer, group or none.")]
-_Rates = Annotated[str, typer.Option("--likelihood", help="zinb, nb or poisson.")]
-_MetricsFile = Annotated[Optional[Path],
-    _option("--metrics", metavar="FILE.json", help="What --json prints, as a file.")]
-_SaveDir = Annotated[Optional[Path], _option("--save", metavar="DIR", help="The fitted model.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-# %% ../nbs/analysis/cli.ipynb #2b7e0a15
-class _Options(dict):
-    "A group of options: name in Python -> (type, default)."
-
-_FIT = _Options(
-    seed=(Annotated[int, typer.Option("--seed", min=0, help="Decides everything random.")], 0),
-    device=(_Device, "auto"),
-    layer=(Annotated[Optional[str], _option("--layer",
-        help="Layer with the counts, or X, or raw; default: counts if there, else X.")], None),
-    checkpoint=(Annotated[Optional[Path], _option("--checkpoint", metavar="DIR",
-        help="Folder to keep the state of training in.")], None),
-    resume=(Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")], False),
-    max_epochs=(_MaxEpochs, None),
-    precision=(Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, ...")],
-        "32-true"),
-    threads=(Annotated[Optional[int], _option("--threads", min=1, metavar="N",
-        help="Cores to use; default: one, and all for networks side by side.")], None))
-_READ = _Options(
-    transpose=(Annotated[Optional[bool], _option("--transpose/--no-transpose",
-        help="Genes are in rows, or are not; default: as the names show.")], None),
-    allow_non_integer=(Annotated[bool, typer.Option("--allow-non-integer",
-        help="Take pseudo-counts, as salmon or alevin estimate them.")], False))
-
-def _command(f):
-    "Make `f` a command of `app`; groups among its parameters are written out as options."
-    own = inspect.signature(f).parameters.values()
-    groups = {p.name: p.default for p in own if isinstance(p.default, _Options)}
-    signature = inspect.Signature([q for p in own for q in (
-        [inspect.Parameter(name, p.kind, annotation=kind, default=default)
-            for name, (kind, default) in groups[p.name].items()] if p.name in groups else [p])])
-    def command(*args, **kw):
-        typed = signature.bind(*args, **kw)
-        typed.apply_defaults()
-        typed = typed.arguments
-        return f(**{name: {q: typed.pop(q) for q in group} for name, group in groups.items()}
-            | typed)
-    command.__signature__, command.__name__, command.__doc__ = signature, f.__name__, f.__doc__
-    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    return app.command()(command)
-
-# %% ../nbs/analysis/cli.ipynb #310551e4
-def _how_to_fit(n_top_genes, *, checkpoint, resume, **fit):
-    "Check the options of training among themselves; arguments for `scnb.pipeline.cluster`."
-    from scnb.counts import InputError
-    if resume and checkpoint is None:
-        raise InputError(
-            "--resume needs --checkpoint DIR, the folder that the interrupted run was given")
-    if checkpoint is not None: _check_checkpoint(checkpoint, resume)
-    genes = "default" if n_top_genes is None else n_top_genes or None
-    return fit | dict(n_top_genes=genes, checkpoint_dir=checkpoint, resume=resume,
-        progress=sys.stderr.isatty())
-
-def _check_checkpoint(folder, resume):
-    from scnb.counts import InputError
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--checkpoint {folder}: this is a file; name a folder")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"--checkpoint {folder}: the folder {folder.parent} does not exist; "
-            "make it first, or name another")
-    if (folder/"checkpoint.safetensors").exists() and not resume:
-        raise InputError(f"--checkpoint {folder}: it holds a checkpoint already; go "
-            "on from it with --resume, or name another folder")
-
-def _top_genes(n):
-    "The argument of a model for a number of genes; none where its own number is meant."
-    return {} if n == "default" else dict(n_top_genes=n)
-
-# %% ../nbs/analysis/cli.ipynb #2f5f082f
-@contextmanager
-def _keeping(checkpoint):
-    "Say what is kept on Ctrl-C; after bad input, leave no empty checkpoint folder."
-    new = checkpoint is not None and not checkpoint.exists()
-    try: yield
-    except KeyboardInterrupt as e:
-        kept = checkpoint is not None and (checkpoint/"checkpoint.safetensors").exists()
-        what = (str(e).split(";")[0] or "interrupted").strip()
-        raise _Interrupted(what + (f"; checkpoint kept in {checkpoint}: the same command with "
-                "--resume goes on from there" if kept else "; nothing was written")) from None
-    except BaseException:
-        if new and checkpoint.is_dir() and not any(checkpoint.iterdir()): checkpoint.rmdir()
-        raise
-
-# %% ../nbs/analysis/cli.ipynb #719e85c7
-def _planned(input, overwrite, checkpoint, places):
-    "Check the places to write to; see `scnb.files.Outputs`."
-    from scnb.files import Outputs
-    from scnb.counts import InputError
-    if not input.exists(): raise InputError(f"{input}: there is no such file or folder")
-    out = Outputs(overwrite, inputs=[input])
-    for name, path in places.items():
-        if path is not None: out.add(name, path, folder=name == "--save")
-    if (table := out.paths.get("--markers")) and table.suffix.lower() not in (".csv", ".txt"):
-        raise InputError(f"--markers {table}: the name must end with .csv")
-    for name in ("--card", "--audit"):
-        if (page := out.paths.get(name)) and page.suffix.lower() not in (".html", ".htm"):
-            raise InputError(f"{name} {page}: the name must end with .html")
-    for name, path in out.paths.items():
-        c = checkpoint and checkpoint.resolve()
-        if c and (path.resolve() == c or name == "--save" and path.resolve() in c.parents):
-            raise InputError(f"{name} and --checkpoint are the same place, {path}; name two")
-    return out
-
-# %% ../nbs/analysis/cli.ipynb #2b7e0a1d
-_TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
-
-def _read_for(fit, input, **read):
-    "Read the file; `fit` then names the layer that is meant."
-    from scnb.counts import raw_or_layer
-    from scnb.reading import read as read_file
-    adata, fit["layer"] = raw_or_layer(read_file(input, **read), fit["layer"])
-    return adata
-
-def _opened(input, fit, output, **read): # -> data, CountReport
-    "Read the file, and check it and the way the model is to be fitted."
-    from scnb.pipeline import check_machine, check_storable
-    from scnb.counts import InputError, check_counts
-    if not (output.suffix == ".h5ad" or output.name.lower().endswith(_TABLES)):
-        raise InputError(
-            f"-o {output}: the name must end with .h5ad, or with .csv or .tsv for a text table")
-    check_machine(fit["device"], fit["precision"])
-    adata = _read_for(fit, input, **read)
-    report = check_counts(adata, layer=fit["layer"])
-    if report.n_cells - report.n_empty_cells < 3:
-        raise InputError(f"too few cells to learn from: {report.n_cells - report.n_empty_cells} "
-            "with counts, and at least 3 are needed")
-    if output.suffix == ".h5ad": check_storable(adata, output, "-o")
-    return adata, report
-
-# %% ../nbs/analysis/cli.ipynb #52b7de61
-def _announce(adata, fit, method, where="scnb cluster"):
-    "Say what is to be known before the start."
-    from scnb.reading import machine_memory, memory_estimate
-    risky = [n for n in map(str, adata.obs_names) if n[:1] in "=+-@\t\r" and n]
-    if risky:
-        _hold(f"{len(risky):,} cell names begin as a formula does, the first {risky[0]!r}: in a "
-            "spreadsheet, import the column Cell of the .csv as text", where)
-    need = memory_estimate(adata, layer=fit["layer"], baseline=not adata.isbacked,
-        **_top_genes(fit["n_top_genes"]))
-    _hold(str(need), where)
-    if method == "pca" or need.total > (machine_memory() or 2**60) / 2: _say_held(where)
-
-# %% ../nbs/analysis/cli.ipynb #2b7e0a21
-def _this_command():
-    "What was typed, as a shell would take it."
-    return shlex.join(["scnb", *_COMMAND])
-
-def _write_record(out, record, model):
-    "The record and the model, where they were asked for, each under its temporary name."
-    if "--metrics" in out.paths:
-        out.part("--metrics").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    if "--save" in out.paths: model.save(out.part("--save"))
-
-def _write_h5ad(out, adata, record, model):
-    "The data, and the two."
-    from scnb.reading import write_h5ad
-    write_h5ad(adata, out.part("-o"))
-    _write_record(out, record, model)
-
-def _tell(as_json, record, summary, paths):
-    "Print the record, or its summary and what was written."
-    print(json.dumps(record, indent=1, allow_nan=False) if as_json
-        else "\n".join([summary(record), *(f"written: {p}" for p in paths)]))
 
 # %% ../nbs/analysis/cli.ipynb #c9afdd59
 def _only_known(method):
@@ -408,7 +85,7 @@ def _checked(input, label_key, n_clusters, method, fit, init_from, backed, read)
         load_model(init_from)
     if backed:
         adata = open_backed(input, layer=fit["layer"], allow_non_integer=read["allow_non_integer"])
-    else: adata = _read_for(fit, input, label_key=label_key, **read)
+    else: adata = read_input(fit, input, label_key=label_key, **read)
     labels = pipeline.labels_of(adata, label_key)
     pipeline.check_run(adata, n_clusters, method=method, **fit)
     return adata, labels
@@ -421,7 +98,7 @@ def _write_all(out, adata, run, record, name):
     from scnb.reading import write_h5ad
     if "-o" in out.paths:
         run.table(adata.obs_names).to_csv(out.part("-o"), index=False, lineterminator="\n")
-    _write_record(out, record, run.model)
+    write_record(out, record, run.model)
     if "--markers" in out.paths:
         _markers_of(adata, run).to_csv(out.part("--markers"), index=False, lineterminator="\n")
     if "--card" in out.paths:
@@ -456,49 +133,49 @@ def _started_from(folder, run):
     return dict(transfer=run.model.transfer_)
 
 # %% ../nbs/analysis/cli.ipynb #82adae65
-@_command
-def cluster(input: _Input, output: Annotated[Path, typer.Option("-o", "--output",
+@command(app)
+def cluster(input: InputPath, output: Annotated[Path, typer.Option("-o", "--output",
             help="Cell,Cluster: one line per cell.")] = Path("clusters.csv"),
-        n_clusters: _K = None, label_key: _LabelKey = None,
-        h5ad: Annotated[Optional[Path], _option("--h5ad", metavar="OUT.h5ad",
+        n_clusters: NClusters = None, label_key: LabelKey = None,
+        h5ad: Annotated[Optional[Path], option("--h5ad", metavar="OUT.h5ad",
             help="The data with clusters and embedding.")] = None,
-        markers: Annotated[Optional[Path], _option("--markers", metavar="FILE.csv",
+        markers: Annotated[Optional[Path], option("--markers", metavar="FILE.csv",
             help="The 50 genes that set each cluster apart best.")] = None,
-        save: _SaveDir = None, init_from: Annotated[Optional[Path], _option("--init-from",
+        save: SaveDir = None, init_from: Annotated[Optional[Path], option("--init-from",
             metavar="DIR", help="Start from a saved model's weights.")] = None,
-        metrics: _MetricsFile = None, card: Annotated[Optional[Path], _option("--card",
+        metrics: MetricsFile = None, card: Annotated[Optional[Path], option("--card",
             metavar="FILE.html",
             help="One page: how sure, what each cluster is, what it is next to.")] = None,
         method: Annotated[str, typer.Option(help="scdeepcluster, vae, dca, pca (the baseline), "
             "or module:Class of a model of your own.")] = "scdeepcluster",
-        consensus: Annotated[Optional[int], _option("--consensus", min=3, metavar="N",
+        consensus: Annotated[Optional[int], option("--consensus", min=3, metavar="N",
             help="Let N fits vote, with the seeds from --seed on.")] = None,
         fast: Annotated[bool, typer.Option("--fast", help="No network is trained again: PCA finds "
             "the number of clusters; with -k, nothing is done again.")] = False,
-        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, fit=_FIT, read=_READ,
+        n_top_genes: TopGenes = None, overwrite: Overwrite = False, fit=FIT, read=READ,
         backed: Annotated[bool, typer.Option("--backed", help="Leave the matrix on disk (.h5ad "
             "stored by rows): for data larger than memory; no baseline.")] = False,
-        as_json: _Json = False):
+        as_json: AsJson = False):
     "Find cell types: one integer per cell, and how sure."
     from scnb import pipeline
     if backed: _only_on_disk(read["transpose"], **{"--h5ad": h5ad, "--markers": markers})
-    checkpoint, fit = fit["checkpoint"], _how_to_fit(n_top_genes, **fit)
+    checkpoint, fit = fit["checkpoint"], how_to_fit(n_top_genes, **fit)
     _only_known(method)
     _only_models(method, save=save, init_from=init_from, checkpoint=checkpoint, card=card,
         consensus=consensus, fast=fast or None)
     _only_text(output)
-    out = _planned(input, overwrite, checkpoint, {"-o": output, "--h5ad": h5ad,
+    out = plan_outputs(input, overwrite, checkpoint, {"-o": output, "--h5ad": h5ad,
         "--markers": markers, "--metrics": metrics, "--save": save, "--card": card})
     adata, labels = _checked(input, label_key, n_clusters, method, fit, init_from, backed, read)
     if h5ad is not None: pipeline.check_storable(adata, h5ad)
-    _announce(adata, fit, method)
-    with _keeping(checkpoint):
+    announce(adata, fit, method)
+    with keeping(checkpoint):
         run = pipeline.cluster(adata, n_clusters, method=method, fast=fast, consensus=consensus,
             **fit, **({} if init_from is None else dict(init_from=init_from)))
-        record = (dict(data=pipeline.stem(input), command=_this_command())
+        record = (dict(data=pipeline.stem(input), command=typed_command())
             | run.metrics(labels) | _started_from(init_from, run))
         with out: _write_all(out, adata, run, record, input.resolve().name)
-    _tell(as_json, record, lambda r: pipeline.cluster_summary(run, r), out.paths.values())
+    tell(as_json, record, lambda r: pipeline.cluster_summary(run, r), out.paths.values())
 
 # %% ../nbs/analysis/cli.ipynb #c29c87f8
 def _dca_for(likelihood, norm, l2, impute):
@@ -520,7 +197,7 @@ def _to_denoise(input, truth, fit, output, audit, read):
     "Read and check the file and, where it is named, the truth."
     from scnb.counts import InputError
     from scnb.pipeline import true_counts
-    adata, report = _opened(input, fit, output, **read)
+    adata, report = open_input(input, fit, output, **read)
     if audit and report.n_cells - report.n_empty_cells < 40:
         raise InputError(f"--audit: {report.n_cells - report.n_empty_cells} cells with counts are "
             "too few for it; at least 40 are needed")
@@ -555,7 +232,7 @@ def _write_denoised(out, adata, model, M, impute, record, page=None):
         if impute == "zeros": adata.layers["dca_filled"] = M
         write_h5ad(adata, out.part("-o"))
     else: _write_table(adata, M, out.part("-o"), path)
-    _write_record(out, record, model)
+    write_record(out, record, model)
     if page is not None: out.part("--audit").write_text(page, encoding="utf-8")
 
 def _write_table(adata, M, part, path):
@@ -573,35 +250,35 @@ def _write_text(t, part, path):
         compression="gzip" if name.endswith(".gz") else None)
 
 # %% ../nbs/analysis/cli.ipynb #64408cc6
-@_command
-def denoise(input: _Input, output: Annotated[Optional[Path], _option("-o", "--output",
+@command(app)
+def denoise(input: InputPath, output: Annotated[Optional[Path], option("-o", "--output",
             metavar="OUT", help="OUT.h5ad or OUT.csv; default: denoised.csv for a text table, "
             "else denoised.h5ad.")] = None,
-        truth: Annotated[Optional[str], _option("--truth", metavar="FILE|layer:NAME",
+        truth: Annotated[Optional[str], option("--truth", metavar="FILE|layer:NAME",
             help="True counts, to count what was found.")] = None,
-        likelihood: Annotated[Optional[str], _option("--likelihood", help="nb, zinb, poisson or "
+        likelihood: Annotated[Optional[str], option("--likelihood", help="nb, zinb, poisson or "
             "mse; default: nb, and zinb with --truth or --impute zeros.")] = None,
-        norm: _Norm = "batch",
+        norm: Norm = "batch",
         l2: Annotated[float, typer.Option(min=0, help="Penalty on squared weights.")] = 0.,
         impute: Annotated[str, typer.Option(help="all: the model's mean everywhere; zeros: only "
             "likely dropouts are filled.")] = "all",
         pi_threshold: Annotated[float, typer.Option(min=0, max=1,
             help="A zero more probably lost than this is a dropout.")] = .5,
-        metrics: _MetricsFile = None, audit: Annotated[Optional[Path], _option("--audit",
+        metrics: MetricsFile = None, audit: Annotated[Optional[Path], option("--audit",
             metavar="FILE.html", help="One page: should these counts be denoised, and for what? "
-            "Takes several fits more.")] = None, save: _SaveDir = None,
-        overwrite: _Overwrite = False, fit=_FIT, read=_READ, as_json: _Json = False):
+            "Takes several fits more.")] = None, save: SaveDir = None,
+        overwrite: Overwrite = False, fit=FIT, read=READ, as_json: AsJson = False):
     "Denoise counts; find the zeros that are dropout."
-    checkpoint, fit = fit["checkpoint"], _how_to_fit(None, **fit)
+    checkpoint, fit = fit["checkpoint"], how_to_fit(None, **fit)
     fit.pop("n_top_genes")
     usual = "zinb" if truth is not None or impute == "zeros" else "nb"
     model = _dca_for(likelihood or usual, norm, l2, impute)
-    text = input.is_file() and input.name.lower().endswith(_TABLES)
+    text = input.is_file() and input.name.lower().endswith(TABLES)
     output = output or Path("denoised.csv" if text else "denoised.h5ad")
-    out = _planned(input, overwrite, checkpoint,
+    out = plan_outputs(input, overwrite, checkpoint,
         {"-o": output, "--metrics": metrics, "--audit": audit, "--save": save})
     adata, true = _to_denoise(input, truth, fit, out.paths["-o"], audit is not None, read)
-    with _keeping(checkpoint):
+    with keeping(checkpoint):
         import time
         from scnb.pipeline import denoise_record, denoise_summary, stem
         start = time.perf_counter()
@@ -609,96 +286,96 @@ def denoise(input: _Input, output: Annotated[Optional[Path], _option("-o", "--ou
         done, dropouts = _denoise(model, adata, impute, pi_threshold)
         record = denoise_record(model, adata, done, dropouts, impute, true)
         found, page = _audited(adata, model, fit, audit, input.resolve().name)
-        record = dict(data=stem(input), command=_this_command()) | record | found | dict(
+        record = dict(data=stem(input), command=typed_command()) | record | found | dict(
             seconds=round(time.perf_counter() - start, 2))
         with out: _write_denoised(out, adata, model, done, impute, record, page)
-    _tell(as_json, record, denoise_summary, out.paths.values())
+    tell(as_json, record, denoise_summary, out.paths.values())
 
 # %% ../nbs/analysis/cli.ipynb #94957fce
-@_command
-def embed(input: _Input, output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT",
+@command(app)
+def embed(input: InputPath, output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT",
             help="OUT.h5ad, or OUT.csv: one line per cell.")] = Path("embedded.h5ad"),
-        norm: _Norm = "batch", batch_key: Annotated[Optional[str], _option("--batch-key",
+        norm: Norm = "batch", batch_key: Annotated[Optional[str], option("--batch-key",
             metavar="B", help="Column of obs with the batch, so that the embedding needs less of "
             "it.")] = None,
         n_latent: Annotated[int, typer.Option("--n-latent", min=1, help="Dimensions.")] = 10,
-        likelihood: _Rates = "zinb", metrics: _MetricsFile = None, save: _SaveDir = None,
-        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, fit=_FIT, read=_READ,
-        as_json: _Json = False):
+        likelihood: Likelihood = "zinb", metrics: MetricsFile = None, save: SaveDir = None,
+        n_top_genes: TopGenes = None, overwrite: Overwrite = False, fit=FIT, read=READ,
+        as_json: AsJson = False):
     "Embed cells in a space with less of depth and batches."
-    checkpoint, fit = fit["checkpoint"], _how_to_fit(n_top_genes, **fit)
+    checkpoint, fit = fit["checkpoint"], how_to_fit(n_top_genes, **fit)
     top = fit.pop("n_top_genes")
     from scnb.vae_norms import VAE
     model = VAE(norm=norm, batch_key=batch_key, n_latent=n_latent, likelihood=likelihood,
-        **_top_genes(top))
+        **top_genes(top))
     model._check_own()
-    out = _planned(input, overwrite, checkpoint,
+    out = plan_outputs(input, overwrite, checkpoint,
         {"-o": output, "--metrics": metrics, "--save": save})
-    adata, _ = _opened(input, fit, output, **read)
+    adata, _ = open_input(input, fit, output, **read)
     model._check_params(adata)
-    _announce(adata, fit | dict(n_top_genes=top), "vae", "scnb embed")
-    with _keeping(checkpoint):
+    announce(adata, fit | dict(n_top_genes=top), "vae", "scnb embed")
+    with keeping(checkpoint):
         import time
         from scnb.pipeline import embedding_record, embedding_summary, stem
         start = time.perf_counter()
         z = model.fit(adata, **fit).write_to(adata).obsm["X_vae"]
-        record = (dict(data=stem(input), command=_this_command())
+        record = (dict(data=stem(input), command=typed_command())
             | embedding_record(model, adata, z)
             | dict(seconds=round(time.perf_counter() - start, 2)))
         with out: _write_embedded(out, adata, model, z, record)
-    _tell(as_json, record, embedding_summary, out.paths.values())
+    tell(as_json, record, embedding_summary, out.paths.values())
 
 def _write_embedded(out, adata, model, z, record):
     "Write what was asked for, each under its temporary name."
     import pandas as pd
     path = out.paths["-o"]
-    if path.suffix == ".h5ad": return _write_h5ad(out, adata, record, model)
+    if path.suffix == ".h5ad": return write_data(out, adata, record, model)
     cells = pd.Index(map(str, adata.obs_names), name="Cell")
     table = pd.DataFrame(z, cells, [f"vae_{i}" for i in range(z.shape[1])])
     _write_text(table, out.part("-o"), path)
-    _write_record(out, record, model)
+    write_record(out, record, model)
 
 # %% ../nbs/analysis/cli.ipynb #7c46d802
-@_command
-def contrast(input: _Input, output: Annotated[Path, typer.Option("-o", "--output",
+@command(app)
+def contrast(input: InputPath, output: Annotated[Path, typer.Option("-o", "--output",
             metavar="OUT.h5ad",
             help="The data with X_salient and X_background in obsm.")] = Path("contrast.h5ad"),
-        condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C",
+        condition_key: Annotated[Optional[str], option("--condition-key", metavar="C",
             help="Column of obs: what was done to the cell. Needed.")] = None,
-        control: Annotated[Optional[str], _option("--control", metavar="CTRL", help="Its value for "
+        control: Annotated[Optional[str], option("--control", metavar="CTRL", help="Its value for "
             "cells that were left alone; every other value is a target group. Needed.")] = None,
-        batch_key: Annotated[Optional[str], _option("--batch-key", metavar="B",
+        batch_key: Annotated[Optional[str], option("--batch-key", metavar="B",
             help="Column of obs with the batch, which the decoder is then told.")] = None,
         n_salient: Annotated[int, typer.Option("--n-salient", min=1,
             help="Dimensions of the salient part.")] = 10,
         n_background: Annotated[int, typer.Option("--n-background", min=1,
             help="Dimensions of the background.")] = 10,
-        likelihood: _Rates = "zinb", classifier: Annotated[float, typer.Option(min=0,
+        likelihood: Likelihood = "zinb", classifier: Annotated[float, typer.Option(min=0,
             help="Weight of reading the target group from the salient part; 0: "
             "the groups' names shape nothing but the background.")] = 0.,
-        label_key: _LabelKey = None, metrics: _MetricsFile = None, save: _SaveDir = None,
-        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, fit=_FIT, read=_READ,
-        as_json: _Json = False):
+        label_key: LabelKey = None, metrics: MetricsFile = None, save: SaveDir = None,
+        n_top_genes: TopGenes = None, overwrite: Overwrite = False, fit=FIT, read=READ,
+        as_json: AsJson = False):
     "Separate what a perturbation did from what the cells had anyway."
     from scnb.counts import InputError, column
     for name, v in (("--condition-key", condition_key), ("--control", control)):
         if v is None:
             raise InputError(f"{name} is needed: --condition-key names the column of obs that says "
                 "what was done to each cell, --control its value for cells that were left alone")
-    checkpoint, fit = fit["checkpoint"], _how_to_fit(n_top_genes, **fit)
+    checkpoint, fit = fit["checkpoint"], how_to_fit(n_top_genes, **fit)
     from scnb.contrastivevi import ContrastiveVI
     from scnb.pipeline import contrast_summary
     model = ContrastiveVI(condition_key=condition_key, control=control, batch_key=batch_key,
         n_salient=n_salient, n_background=n_background, likelihood=likelihood,
-        classifier=classifier, **_top_genes(fit.pop("n_top_genes")))
-    out = _planned(input, overwrite, checkpoint,
+        classifier=classifier, **top_genes(fit.pop("n_top_genes")))
+    out = plan_outputs(input, overwrite, checkpoint,
         {"-o": output, "--metrics": metrics, "--save": save})
     if output.suffix != ".h5ad": raise InputError(f"-o {output}: the name must end with .h5ad")
-    adata, _ = _opened(input, fit, output, **read)
+    adata, _ = open_input(input, fit, output, **read)
     model._check_params(adata)
     if label_key is not None: column(adata, label_key, "label")
-    with _keeping(checkpoint): record = _contrasted(model, adata, fit, input, label_key, out)
-    _tell(as_json, record, contrast_summary, out.paths.values())
+    with keeping(checkpoint): record = _contrasted(model, adata, fit, input, label_key, out)
+    tell(as_json, record, contrast_summary, out.paths.values())
 
 def _contrasted(model, adata, fit, input, label_key, out):
     "Fit, look for leaks, write; what is to be said of it."
@@ -706,10 +383,10 @@ def _contrasted(model, adata, fit, input, label_key, out):
     from scnb.pipeline import contrast_record, stem
     start = time.perf_counter()
     model.fit(adata, **fit).write_to(adata)
-    record = (dict(data=stem(input), command=_this_command())
+    record = (dict(data=stem(input), command=typed_command())
         | contrast_record(model, adata, label_key)
         | dict(seconds=round(time.perf_counter() - start, 2)))
-    with out: _write_h5ad(out, adata, record, model)
+    with out: write_data(out, adata, record, model)
     return record
 
 # %% ../nbs/analysis/cli.ipynb #0e9bb5a6
@@ -767,10 +444,10 @@ def _trained_generator(input, output, asked, label_key, preset, library, judged,
     from scnb.cscgan import CscGAN, ScGAN
     from scnb.counts import InputError, column
     from scnb.pipeline import generation_record, realism_record
-    kw = dict(preset=preset) | _top_genes(fit.pop("n_top_genes"))
+    kw = dict(preset=preset) | top_genes(fit.pop("n_top_genes"))
     model = (ScGAN(**kw) if label_key is None and not isinstance(asked, dict)
         else CscGAN(label_key=label_key, **kw))
-    adata, report = _opened(input, fit, output, **read)
+    adata, report = open_input(input, fit, output, **read)
     model._check_params(adata)
     if label_key is not None and isinstance(asked, dict):
         known = sorted(set(column(adata, label_key, "classes").dropna().astype(str)))
@@ -793,74 +470,74 @@ def _trained_generator(input, output, asked, label_key, preset, library, judged,
     return made, record, model
 
 # %% ../nbs/analysis/cli.ipynb #c1e1563a
-@_command
+@command(app)
 def generate(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", show_default=False,
             help="Raw counts, as for cluster; or none, with --model.")] = None,
         output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.h5ad",
             help="The generated cells.")] = Path("generated.h5ad"),
-        n: Annotated[Optional[list[str]], _option("--n", metavar="COUNT|NAME=COUNT",
+        n: Annotated[Optional[list[str]], option("--n", metavar="COUNT|NAME=COUNT",
             help="Cells to make; of a class by name, as often as needed.")] = None,
-        label_key: Annotated[Optional[str], _option("--label-key", metavar="L", help="Column of "
+        label_key: Annotated[Optional[str], option("--label-key", metavar="L", help="Column of "
             "obs with the classes; without it and with names: clusters 0, 1, ...")] = None,
-        model: Annotated[Optional[Path], _option("--model", metavar="DIR",
+        model: Annotated[Optional[Path], option("--model", metavar="DIR",
             help="A saved model, in place of IN.")] = None,
-        library: Annotated[Optional[float], _option("--library", min=1, metavar="N",
+        library: Annotated[Optional[float], option("--library", min=1, metavar="N",
             help="Molecules in each cell; default: as in the data.")] = None,
         preset: Annotated[str, typer.Option(
             help="counts, or paper: the published numbers (slow).")] = "counts",
-        metrics: Annotated[Optional[Path], _option("--metrics", metavar="FILE.json",
+        metrics: Annotated[Optional[Path], option("--metrics", metavar="FILE.json",
             help="Hold out a third of the cells, judge on them, write what --json prints.")] = None,
-        save: _SaveDir = None, n_top_genes: _TopGenes = None, overwrite: _Overwrite = False,
-        fit=_FIT, read=_READ, as_json: _Json = False):
+        save: SaveDir = None, n_top_genes: TopGenes = None, overwrite: Overwrite = False,
+        fit=FIT, read=READ, as_json: AsJson = False):
     "Make cells that are not there, and say how real they are."
-    checkpoint, fit = fit["checkpoint"], _how_to_fit(n_top_genes, **fit)
+    checkpoint, fit = fit["checkpoint"], how_to_fit(n_top_genes, **fit)
     asked, seed = _wanted(input, output, n, model, label_key=label_key, save=save,
         checkpoint=checkpoint, metrics=metrics), fit["seed"]
-    out = _planned(input or model, overwrite, checkpoint,
+    out = plan_outputs(input or model, overwrite, checkpoint,
         {"-o": output, "--metrics": metrics, "--save": save})
     import time
     from scnb.pipeline import generation_summary, stem
     start = time.perf_counter()
-    with _keeping(checkpoint):
+    with keeping(checkpoint):
         if model is not None:
             (made, record), fitted = _from_saved(model, asked, seed, library), None
         else:
             made, record, fitted = _trained_generator(input, output, asked, label_key, preset,
                 library, metrics is not None, fit, read)
-        record = (dict(data=None if input is None else stem(input), command=_this_command())
+        record = (dict(data=None if input is None else stem(input), command=typed_command())
             | record | dict(seed=seed, seconds=round(time.perf_counter() - start, 2)))
-        with out: _write_h5ad(out, made, record, fitted)
-    _tell(as_json, record, generation_summary, out.paths.values())
+        with out: write_data(out, made, record, fitted)
+    tell(as_json, record, generation_summary, out.paths.values())
 
 # %% ../nbs/analysis/cli.ipynb #01117c0a
-@_command
+@command(app)
 def report(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", show_default=False,
             help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.")] = None,
-        output: Annotated[Optional[Path], _option("-o", "--output", metavar="DIR",
+        output: Annotated[Optional[Path], option("-o", "--output", metavar="DIR",
             help="Folder for index.html and clusters.csv.")] = None,
-        n_clusters: _K = None, label_key: _LabelKey = None,
-        condition_key: Annotated[Optional[str], _option("--condition-key", metavar="C",
+        n_clusters: NClusters = None, label_key: LabelKey = None,
+        condition_key: Annotated[Optional[str], option("--condition-key", metavar="C",
             help="Column of obs: what was done to the cell; adds a section on what it changed.")
             ] = None,
-        control: Annotated[Optional[str], _option("--control", metavar="CTRL",
+        control: Annotated[Optional[str], option("--control", metavar="CTRL",
             help="Its value for cells that were left alone.")] = None,
-        n_top_genes: _TopGenes = None, overwrite: _Overwrite = False, fit=_FIT,
-        h5ad: Annotated[Optional[Path], _option("--h5ad", metavar="OUT.h5ad",
+        n_top_genes: TopGenes = None, overwrite: Overwrite = False, fit=FIT,
+        h5ad: Annotated[Optional[Path], option("--h5ad", metavar="OUT.h5ad",
             help="The data with clusters, embedding and UMAP.")] = None,
-        save: _SaveDir = None, read=_READ, fast: Annotated[bool, typer.Option("--fast",
+        save: SaveDir = None, read=READ, fast: Annotated[bool, typer.Option("--fast",
             help="No network is trained again: PCA finds the number of clusters; denoising is not "
-            "judged.")] = False, as_json: _Json = False):
+            "judged.")] = False, as_json: AsJson = False):
     "Make one page about a file, to look at and to pass on."
     from scnb.counts import InputError
     if output is None:
         raise InputError("-o DIR is needed: the folder for index.html and clusters.csv")
-    fit = _how_to_fit(n_top_genes, **fit)
+    fit = how_to_fit(n_top_genes, **fit)
     from scnb.report import make_report
-    with _keeping(fit["checkpoint_dir"]):
+    with keeping(fit["checkpoint_dir"]):
         page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters,
             condition_key=condition_key, control=control, overwrite=overwrite, h5ad=h5ad, save=save,
             fast=fast, **read, **fit)
-    _tell(as_json, record, lambda r: "\n".join(r["summary"]),
+    tell(as_json, record, lambda r: "\n".join(r["summary"]),
         [page, page.parent/"clusters.csv", *filter(None, (h5ad, save))])
 
 # %% ../nbs/analysis/cli.ipynb #4f5e4d29
@@ -882,24 +559,24 @@ def _run_all(grid, runs, todo, records, results, method, bar):
     say(f"{len(todo)} made, {len(runs) - len(todo)} read")
 
 # %% ../nbs/analysis/cli.ipynb #12cc8792
-@_command
+@command(app)
 def bench(grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a grid, or speed: "
             "the measurements of the page on speed.")] = "cluster",
         data: Annotated[Optional[str],
-            _option("--data", metavar="NAME", help="Only this data set.")] = None,
+            option("--data", metavar="NAME", help="Only this data set.")] = None,
         seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N - 1.")] = 5,
-        only: Annotated[Optional[str], _option("--only", metavar="TEXT",
+        only: Annotated[Optional[str], option("--only", metavar="TEXT",
             help="Only runs with TEXT in their file's name, such as cscgan-s3.")] = None,
-        results: Annotated[Optional[Path], _option("--results", metavar="DIR",
+        results: Annotated[Optional[Path], option("--results", metavar="DIR",
             help="Where the JSON files go; default: nbs/results.")] = None,
         method: Annotated[str, typer.Option(
             help="For the grid cluster: as for scnb cluster.")] = "scdeepcluster",
         list_grids: Annotated[bool,
             typer.Option("--list", help="Print the names of the grids.")] = False,
         peers: Annotated[bool, typer.Option("--peers", help="speed: measure scvi-tools too, in the "
-            "environment of `make bench-peers`.")] = False, overwrite: _Overwrite = False,
-        device: _Device = "auto", n_top_genes: _TopGenes = None, max_epochs: _MaxEpochs = None,
-        as_json: _Json = False):
+            "environment of `make bench-peers`.")] = False, overwrite: Overwrite = False,
+        device: Device = "auto", n_top_genes: TopGenes = None, max_epochs: MaxEpochs = None,
+        as_json: AsJson = False):
     "Earn the stored results again: a grid of data and seeds."
     if grid == "speed": return _bench_speed(results, peers, overwrite, as_json)
     from tqdm.auto import tqdm
@@ -921,7 +598,7 @@ def bench(grid: Annotated[str, typer.Argument(metavar="[GRID]", help="Name of a 
             _run_all(grid, runs, todo, runner.run_grid(grid, data, seeds, results, overwrite,
                 only=only, method=method, **kw), results, method, bar)
     except KeyboardInterrupt:
-        raise _Interrupted(
+        raise Interrupted(
             f"interrupted; finished runs are kept in {metrics.results_folder(results)}, and "
             "the same command goes on with the others") from None
     t = runner.summarise(results, grid)
@@ -946,7 +623,7 @@ app.add_typer(_data_app, name="data")
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `scnb data list` shows.")]
 
 @_data_app.command("list")
-def data_list(as_json: _Json = False):
+def data_list(as_json: AsJson = False):
     "The named data sets, and whether each is here."
     from scnb.pipeline import records
     from scnb.registry import datasets
