@@ -13,8 +13,8 @@ from typing import Annotated, Optional
 
 # %% ../nbs/analysis/cli.ipynb #63f17b65
 import typer
-from .console import (FIT, READ, TABLES, AsJson, CommandGroup, Device, InputPath, Interrupted,
-    LabelKey, Likelihood, MaxEpochs, MetricsFile, NClusters, Norm, Overwrite, SaveDir, TopGenes,
+from .console import (FIT, READ, TABLES, AsJson, BatchKey, CommandGroup, Device, InputPath,
+    Interrupted, LabelKey, Likelihood, MaxEpochs, MetricsFile, NClusters, Norm, Overwrite, SaveDir, TopGenes,
     announce, command, how_to_fit, keeping, open_input, option, plan_outputs, read_input, tell,
     top_genes, typed_command, write_data, write_record)
 
@@ -136,7 +136,7 @@ def _started_from(folder, run):
 @command(app)
 def cluster(input: InputPath, output: Annotated[Path, typer.Option("-o", "--output",
             help="Cell,Cluster: one line per cell.")] = Path("clusters.csv"),
-        n_clusters: NClusters = None, label_key: LabelKey = None,
+        n_clusters: NClusters = None, batch_key: BatchKey = None, label_key: LabelKey = None,
         h5ad: Annotated[Optional[Path], option("--h5ad", metavar="OUT.h5ad",
             help="The data with clusters and embedding.")] = None,
         markers: Annotated[Optional[Path], option("--markers", metavar="FILE.csv",
@@ -171,7 +171,7 @@ def cluster(input: InputPath, output: Annotated[Path, typer.Option("-o", "--outp
     announce(adata, fit, method)
     with keeping(checkpoint):
         run = pipeline.cluster(adata, n_clusters, method=method, fast=fast, consensus=consensus,
-            **fit, **({} if init_from is None else dict(init_from=init_from)))
+            batch_key=batch_key, **fit, **({} if init_from is None else dict(init_from=init_from)))
         record = (dict(data=pipeline.stem(input), command=typed_command())
             | run.metrics(labels) | _started_from(init_from, run))
         with out: _write_all(out, adata, run, record, input.resolve().name)
@@ -515,7 +515,7 @@ def report(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", show_
             help="Raw counts, as for cluster; none: the 700 PBMC that come with scanpy.")] = None,
         output: Annotated[Optional[Path], option("-o", "--output", metavar="DIR",
             help="Folder for index.html and clusters.csv.")] = None,
-        n_clusters: NClusters = None, label_key: LabelKey = None,
+        n_clusters: NClusters = None, batch_key: BatchKey = None, label_key: LabelKey = None,
         condition_key: Annotated[Optional[str], option("--condition-key", metavar="C",
             help="Column of obs: what was done to the cell; adds a section on what it changed.")
             ] = None,
@@ -536,7 +536,7 @@ def report(input: Annotated[Optional[Path], typer.Argument(metavar="[IN]", show_
     with keeping(fit["checkpoint_dir"]):
         page, record = make_report(input, output, label_key=label_key, n_clusters=n_clusters,
             condition_key=condition_key, control=control, overwrite=overwrite, h5ad=h5ad, save=save,
-            fast=fast, **read, **fit)
+            batch_key=batch_key, fast=fast, **read, **fit)
     tell(as_json, record, lambda r: "\n".join(r["summary"]),
         [page, page.parent/"clusters.csv", *filter(None, (h5ad, save))])
 

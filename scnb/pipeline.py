@@ -273,6 +273,19 @@ def _stage_records(model, labels=None):
     if not hasattr(model, "stages_"): return []
     return records(model.stages_ if labels is None else model.score_stages(labels))
 
+def _granularity_records(model, labels=None):
+    """What the refits say of every number of clusters, as a list of dicts; with the ARI of each
+    where labels are known, which nothing is chosen by."""
+    table = getattr(model, "granularity_", None)
+    if table is None: return []
+    rows = records(table[["k", "explained", "returned", "score"]])
+    if labels is None: return rows
+    known = np.asarray(labels, dtype=object)
+    for row in rows:
+        at = model.labels_at(row["k"])
+        row["ari"] = float(cluster_scores(known[at >= 0], at[at >= 0])["ari"])
+    return rows
+
 def _run_metrics(
     run:Clustering, # a finished run
     labels=None, # (cells,) known labels, missing ones not scored; None: no scores
@@ -283,8 +296,11 @@ def _run_metrics(
     if labels is not None: own["n_labelled"] = int(pd.notna(np.asarray(labels, dtype=object)).sum())
     base = {name: {"n_clusters": int(b["n_clusters"]), **known(b["labels"])}
         for name, b in run.baseline.items()}
+    near = getattr(run.model, "k_range_", None)
     return dict(model=run.method, n_cells=len(run.codes), n_clusters=run.n_clusters,
-        k_given=run.k_given, **own, baseline=base, stages=_stage_records(run.model, labels),
+        k_given=run.k_given, **({} if near is None else dict(k_range=[int(k) for k in near])),
+        **own, baseline=base, stages=_stage_records(run.model, labels),
+        granularity=_granularity_records(run.model, labels),
         seconds=round(run.seconds, 2), peak_mb=peak_mb(), seed=run.seed, version=__version__)
 
 # %% ../nbs/analysis/pipeline.ipynb #aaf26b01
@@ -339,7 +355,9 @@ def cluster_summary(
 )->str:
     "What a reader wants to know of a clustering, in a few lines."
     sizes = run.sizes()
-    whence = ("number estimated; --n-clusters sets it" if not run.k_given else "as asked"
+    low, high = getattr(run.model, "k_range_", None) or (0, 0)
+    near = f", {low} to {high} are as good but for chance" if low < high else ""
+    whence = (f"number estimated{near}; --n-clusters sets it" if not run.k_given else "as asked"
         if run.k_asked == run.n_clusters else f"{run.k_asked} asked, the others stayed empty")
     lines = [str(run.counts), f"{run.n_clusters} cluster{'s' * (run.n_clusters > 1)} ({whence}), "
         f"cells in each: {' '.join(map(str, sizes[:30]))}{' ...' if len(sizes) > 30 else ''}"]

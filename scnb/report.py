@@ -176,8 +176,12 @@ class _Case:
     @property
     def methods(self): # name -> (cells,) clusters
         leiden = _aligned(self.run.baseline["pca_leiden"]["labels"], self.run.codes)
-        return {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans,
+        out = {"scDeepCluster": self.run.codes, "PCA + k-means": self.kmeans,
             "PCA + Leiden": leiden}
+        # where a column of batches was given
+        free = self.run.baseline.get("harmony_leiden")
+        return out if free is None else out | {
+            "Harmony + Leiden": _aligned(free["labels"], self.run.codes)}
 
 def _aligned(codes, to): # (cells,) int, (cells,) int -> (cells,) int
     """The same clusters, each with the number of the one in `to` that it shares most cells with,
@@ -250,7 +254,8 @@ def _in_short(
     if case.labels is not None:
         own, best, which = t["ARI"].iloc[0], t["ARI"].iloc[1:].max(), t["ARI"].iloc[1:].idxmax()
         said.append(f"Against the labels in {_brief(case.label_key)!r}, "
-            f"ARI is {own:.2f}; {which}, the better of the two baselines, reaches {best:.2f}"
+            f"ARI is {own:.2f}; {which}, the {'better of the two' if len(t) == 3 else 'best of the'} "
+            f"baselines, reaches {best:.2f}"
             + (" and is ahead here." if best > own + .005 else "."))
     if run.model is not None: said.append(_why_this_stage(run.model.stages_))
     if case.contrast is not None: said.append(contrast_sentences(case.contrast)[1])
@@ -665,7 +670,7 @@ def make_report(
         if path is not None else "AnnData")
     file = path.resolve().name if path is not None else None
     flags = _given_flags(label_key=label_key, condition_key=condition_key,
-        control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose,
+        batch_key=fit.get("batch_key"), control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose,
         allow_non_integer=allow_non_integer, max_epochs=fit.get("max_epochs"),
         fast=fit.get("fast"), n_top_genes=n_top_genes)
     here = Path(out_dir).resolve().name
@@ -690,7 +695,7 @@ def build_report(
     seed=0, # decides everything random
     overwrite=False, # replace what is there
     # h5ad, save: places for the data with clusters, embedding and map, and for the model; else as
-    # in `scnb.pipeline.cluster`: layer, n_top_genes, max_epochs, device, fast, ...
+    # in `scnb.pipeline.cluster`: batch_key, layer, n_top_genes, max_epochs, device, fast, ...
     **kw,
 )->Path: # of index.html
     "One self-contained page about a data set, and clusters.csv beside it."

@@ -286,11 +286,16 @@ def _n_refits(self:ScDeepCluster):
     return self.refits if self.refits is not None else 0 if self.n_clusters else 2
 
 @patch
+def _is_refitted(self:ScDeepCluster):
+    "Whether there are refits: for the number of clusters, against batches, or because of `refits`."
+    return not self.n_clusters or self.batch_key is not None or self._n_refits() > 0
+
+@patch
 def _plan(self:ScDeepCluster)->list: # of texts
     "What a fit does, in the order of doing."
     n, tuned = self._n_refits(), self.finetune_epochs > 0 and self.stage != "pretrain"
-    refits = (f"refits ({n} networks and {_BY_PCA} times PCA)" if n else ""
-        if self.n_clusters else f"refits ({_ONLY_PCA} times PCA)")
+    refits = (f"refits ({n} networks and {_BY_PCA} times PCA)" if n
+        else f"refits ({_ONLY_PCA} times PCA)" if self._is_refitted() else "")
     return [f"pretrain, and beside it {refits}" if refits else "pretrain",
         *(["finetune"] if tuned else [])]
 
@@ -405,7 +410,7 @@ def _embed_anew(self:ScDeepCluster, fit, rows): # -> function of (counts, seed)
 def _start_refits(self:ScDeepCluster, fit, judged): # -> what `start_refits` returns, or None
     "Set the refits to work, if there are any to do: networks first, since they take longest."
     n = self._n_refits()
-    if (self.n_clusters and not n) or "refits" in fit.memory.done: return None
+    if not self._is_refitted() or "refits" in fit.memory.done: return None
     # one process does the work
     if not fit.fabric.is_global_zero: return None
     rows, s = fit.cells[judged], fit.settings
@@ -422,7 +427,7 @@ def _start_refits(self:ScDeepCluster, fit, judged): # -> what `start_refits` ret
 def _refits(self:ScDeepCluster, fit, started): # -> ClusterNumber, or None
     "What the refits found; waits for them."
     if "refits" in fit.memory.done: return _recalled(fit.memory.tensors)
-    if self.n_clusters and not self._n_refits(): return None
+    if not self._is_refitted(): return None
     found = None if started is None else finish_refits(started, self.n_clusters)
     # all go on from the same answer
     if fit.fabric.world_size > 1: found = fit.fabric.broadcast(found)
@@ -496,6 +501,11 @@ def _choose(self:ScDeepCluster, module, fit, answers, space)->dict:
         stage_=stage, stages_=table, stage_labels_=recorded, stage_cells_=fit.cells)
 
 # %% ../nbs/03_scdeepcluster.ipynb #6d05bf12
+def _nearest_k(again, k=None): # what the refits found, the number that was asked for
+    "The number of clusters to take from the refits; they may have found fewer than were asked for."
+    if k is None: return again.k
+    return min(k, int(again.table.k.max())) if len(again.table) else 1
+
 def _same_cells(adata, layer): # -> str
     "A fingerprint of counts and names, which also knows the order of the cells."
     return data_hash(adata, layer) + genes_hash(adata.obs_names)
@@ -511,10 +521,8 @@ def _trust(self:ScDeepCluster, fit, judged, again, chosen)->dict:
         levels_=np.zeros((0, 0), int), stability_=np.full(n, np.nan, np.float32))
     if again is None: return out
     rows = fit.cells[judged]
-    # a refit may find fewer than were asked for
-    most = int(again.table.k.max()) if len(again.table) else 1
     out |= dict(cells_hash_=_same_cells(fit.adata, fit.settings.layer), refit_cells_=rows,
-        refit_labels_=again.partitions(min(self.n_clusters or again.k, most)).astype(np.int32))
+        refit_labels_=again.partitions(_nearest_k(again, self.n_clusters)).astype(np.int32))
     codes = np.unique(labels[rows], return_inverse=True)[1]
     out["stability_"][rows] = cell_stability(codes, out["refit_labels_"])
     if self.n_clusters: return out
@@ -539,11 +547,12 @@ def _fit(self:ScDeepCluster, module, fit:Fit)->dict:
     except BaseException:
         if hasattr(started, "close"): started.close()
         raise
-    if self.n_clusters:
+    if self.n_clusters and self.batch_key is None:
         votes = None
         centers, labels = _kmeans(z, min(self.n_clusters, len(z)), child_seed(seed, "kmeans"))
     else:
-        votes = consensus_votes(again.partitions(again.k))
+        # with batches, k-means on the code would find them
+        votes = consensus_votes(again.partitions(_nearest_k(again, self.n_clusters)))
         votes = torch.as_tensor(votes, dtype=torch.float32)
         centers, labels = _centred(z, judged, votes)
     _note_stage(fit, "pretrain", fit.settings.max_epochs, labels, np.nan)

@@ -565,6 +565,8 @@ def measure_auto(params, work):
         else dict(explained=0., returned=0., score=0.))
     return dict(n_cells=adata.n_obs, n_types=int(labels.nunique()), k=run.n_clusters,
         runner_up=run.model.runner_up_, finest=run.model.finest_,
+        k_range=m["k_range"], granularity=m["granularity"],
+        leiden_03_ari=m["baseline"]["pca_leiden_0.3"]["ari"],
         **{c: float(row[c]) for c in ("explained", "returned", "score")},
         ari=m["ari"], nmi=m["nmi"], pca_leiden_ari=m["baseline"]["pca_leiden"]["ari"],
         pca_leiden_k=int(leiden["n_clusters"]), stages=m["stages"], seconds=m["seconds"],
