@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['InputPath', 'NClusters', 'BatchKey', 'LabelKey', 'Overwrite', 'TopGenes', 'Device', 'MaxEpochs', 'Norm', 'Likelihood',
            'MetricsFile', 'SaveDir', 'AsJson', 'FIT', 'READ', 'TABLES', 'Interrupted', 'CommandGroup', 'option',
-           'OptionGroup', 'command', 'how_to_fit', 'top_genes', 'keeping', 'plan_outputs', 'read_input', 'open_input',
-           'announce', 'typed_command', 'write_record', 'write_data', 'tell']
+           'command', 'how_to_fit', 'top_genes', 'keeping', 'plan_outputs', 'read_input', 'open_input', 'announce',
+           'typed_command', 'write_record', 'write_data', 'tell']
 
 # %% ../nbs/analysis/console.ipynb #c0a50e07
 import inspect, json, os, re, shlex, sys
@@ -183,10 +183,10 @@ SaveDir = Annotated[Optional[Path], option("--save", metavar="DIR", help="The fi
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # %% ../nbs/analysis/console.ipynb #2b7e0a15
-class OptionGroup(dict):
+class _OptionGroup(dict):
     "A group of options: name in Python -> (type, default)."
 
-FIT = OptionGroup(
+FIT = _OptionGroup(
     seed=(Annotated[int, typer.Option("--seed", min=0, help="Decides everything random.")], 0),
     device=(Device, "auto"),
     layer=(Annotated[Optional[str], option("--layer",
@@ -199,7 +199,7 @@ FIT = OptionGroup(
         "32-true"),
     threads=(Annotated[Optional[int], option("--threads", min=1, metavar="N",
         help="Cores to use; default: one, and all for networks side by side.")], None))
-READ = OptionGroup(
+READ = _OptionGroup(
     transpose=(Annotated[Optional[bool], option("--transpose/--no-transpose",
         help="Genes are in rows, or are not; default: as the names show.")], None),
     allow_non_integer=(Annotated[bool, typer.Option("--allow-non-integer",
@@ -212,7 +212,7 @@ def command(app):
 def _written_out(f):
     "The function with each option of its groups as a parameter of its own."
     own = inspect.signature(f).parameters.values()
-    groups = {p.name: p.default for p in own if isinstance(p.default, OptionGroup)}
+    groups = {p.name: p.default for p in own if isinstance(p.default, _OptionGroup)}
     signature = inspect.Signature([q for p in own for q in (
         [inspect.Parameter(name, p.kind, annotation=kind, default=default)
             for name, (kind, default) in groups[p.name].items()] if p.name in groups else [p])])

@@ -236,7 +236,7 @@ def harmony(
     z,      # (cells, components)
     batch,  # (cells,) names or codes of batches
     seed=0, # of its start
-    converged=False, # go on until nothing moves, with a fixed ridge, in place of the usual few rounds
+    converged=False, # go on until nothing moves, with a fixed ridge; else the usual few rounds
 )->np.ndarray: # (cells, components), float32
     "The components without the batch (Harmony, Korsunsky et al. 2019)."
     import logging

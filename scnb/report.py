@@ -254,8 +254,8 @@ def _in_short(
     if case.labels is not None:
         own, best, which = t["ARI"].iloc[0], t["ARI"].iloc[1:].max(), t["ARI"].iloc[1:].idxmax()
         said.append(f"Against the labels in {_brief(case.label_key)!r}, "
-            f"ARI is {own:.2f}; {which}, the {'better of the two' if len(t) == 3 else 'best of the'} "
-            f"baselines, reaches {best:.2f}"
+            f"ARI is {own:.2f}; {which}, the "
+            f"{'better of the two' if len(t) == 3 else 'best of the'} baselines, reaches {best:.2f}"
             + (" and is ahead here." if best > own + .005 else "."))
     if run.model is not None: said.append(_why_this_stage(run.model.stages_))
     if case.contrast is not None: said.append(contrast_sentences(case.contrast)[1])
@@ -670,9 +670,9 @@ def make_report(
         if path is not None else "AnnData")
     file = path.resolve().name if path is not None else None
     flags = _given_flags(label_key=label_key, condition_key=condition_key,
-        batch_key=fit.get("batch_key"), control=control, n_clusters=n_clusters, seed=seed, layer=asked, transpose=transpose,
-        allow_non_integer=allow_non_integer, max_epochs=fit.get("max_epochs"),
-        fast=fit.get("fast"), n_top_genes=n_top_genes)
+        batch_key=fit.get("batch_key"), control=control, n_clusters=n_clusters, seed=seed,
+        layer=asked, transpose=transpose, allow_non_integer=allow_non_integer,
+        max_epochs=fit.get("max_epochs"), fast=fit.get("fast"), n_top_genes=n_top_genes)
     here = Path(out_dir).resolve().name
     command = (_typed("report", file, flags, "-o", here) if adata_or_path is None or file
         else _in_python(flags))
