@@ -14,9 +14,9 @@ from typing import Annotated, Optional
 # %% ../nbs/analysis/cli.ipynb #63f17b65
 import typer
 from .console import (FIT, READ, TABLES, AsJson, BatchKey, CommandGroup, Device, InputPath,
-    Interrupted, LabelKey, Likelihood, MaxEpochs, MetricsFile, NClusters, Norm, Overwrite, SaveDir, TopGenes,
-    announce, command, how_to_fit, keeping, open_input, option, plan_outputs, read_input, tell,
-    top_genes, typed_command, write_data, write_record)
+    Interrupted, LabelKey, Likelihood, MaxEpochs, MetricsFile, NClusters, Norm, Overwrite,
+    SaveDir, TopGenes, announce, command, how_to_fit, keeping, open_input, option, plan_outputs,
+    read_input, tell, top_genes, typed_command, write_data, write_record)
 
 # %% ../nbs/analysis/cli.ipynb #18d266d0
 app = typer.Typer(name="scnb", cls=CommandGroup, add_completion=False, rich_markup_mode=None,
