@@ -190,8 +190,8 @@ def cluster(
     n_top_genes="default",
     layer=None, # see `scnb.counts.which_layer`
     seed=0, # decides everything random
-    # column of obs with known batches: clusters are sought across them ("scdeepcluster"); "vae" tells
-    # its decoder, and for the baseline Harmony takes them out
+    # column of obs with known batches: clusters are sought across them ("scdeepcluster"), the
+    # decoder of "vae" is told, and for the baseline Harmony takes them out
     batch_key=None,
     fast=False, # no refits of the network: the number of clusters from PCA
     # so many fits vote, at least 3: this one, and more with the next seeds and the same k
