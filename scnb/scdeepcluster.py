@@ -19,7 +19,7 @@ from . import losses
 from .counts import encode_levels, InputError, data_hash, genes_hash, kept_threads
 from .data import log_normalize, batches
 from .dca import CountAutoencoder, CountTask
-from .vae_norms import level_names
+from .vae_norms import LatentModel, VAE
 from .cluster_number import (ClusterNumber, cell_stability, consensus_labels, consensus_votes,
     embed_pca, finish_refits, reference_pca, start_refits, subsample_evenly)
 from .metrics import harmony
@@ -228,18 +228,11 @@ class ScDeepCluster(Model):
         return _BatchAutoencoder(n_genes, self.dims, self.likelihood, self.dispersion, self.norm,
             input_noise=self.noise, hidden_noise=self.hidden_noise,
             n_batches=len(self.batch_names_))
-    def _fields(self):
-        if self.batch_key is None: return {}
-        return dict(batch_key=self.batch_key, batch_names=list(self.batch_names_))
+    # batches are looked up, passed on and checked as on `04_vae_norms`
+    _fields, _known, _check_batches = (
+        LatentModel._fields, VAE._known, LatentModel._check_batches)
     # the encoder does not see the batch
     def _transform_fields(self): return {}
-    def _known(self, view, other=None):
-        names = level_names(view, self.batch_key)
-        if other is not None and set(names) != set(other.batch_names_):
-            raise InputError(f"init_from was trained with the batches {list(other.batch_names_)}, "
-                f"these data have {names}: start without it, or leave batch_key out of both")
-        # in its order, which is that of its vectors
-        return dict(batch_names_=names if other is None else list(other.batch_names_))
 
     def _preprocessing(self, adata):
         fewer = self.n_top_genes and self.n_top_genes < adata.n_vars
@@ -250,11 +243,7 @@ class ScDeepCluster(Model):
 def _check_params(self:ScDeepCluster, adata):
     self._check_choices(likelihood=LIKELIHOODS[:3], dispersion=("gene", "cell"), norm=NORMS,
         stage=("auto", "pretrain", "finetune"))
-    if self.batch_key is not None:
-        names = level_names(adata, self.batch_key)
-        if len(names) < 2:
-            raise InputError(f"obs[{self.batch_key!r}] has one level, {names[0]!r}: a batch_key "
-                "needs at least two; leave batch_key out")
+    self._check_batches(adata)
     if self.refits is not None and (not isinstance(self.refits, (int, np.integer))
             or isinstance(self.refits, bool) or self.refits < 0 or self.refits == 1):
         raise InputError(f"refits={self.refits!r}: 0 (by PCA only, or none if n_clusters "
